@@ -1,0 +1,3 @@
+"""Masked Unsupervised Self-Training (MUST) of CLIP image classifiers, in JAX."""
+
+__version__ = "0.1.0"

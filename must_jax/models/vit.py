@@ -1,0 +1,110 @@
+"""CLIP's image tower with MUST's classifier, mask token and reconstruction decoder."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from must_jax.models.layers import l2_normalize, layer_norm, run_blocks
+from must_jax.models.spec import VisionSpec
+
+
+@flax.struct.dataclass
+class VisionOutput:
+    """What the image tower gives for B images of N patches.
+
+    Attributes:
+      image_embed: (B, E), unit length, float32.
+      logits: (B, K), float32; None for a tower without classes.
+      patch_embeds: (B, N, E), unit length, float32; None without a patch mask.
+      reconstruction: (B, N, 3 * p * p), normalised pixels, channel c * p * p + i * p + j being
+        colour c of pixel (i, j) of the patch, float32; None without a patch mask.
+    """
+
+    image_embed: jax.Array
+    logits: jax.Array | None = None
+    patch_embeds: jax.Array | None = None
+    reconstruction: jax.Array | None = None
+
+
+def patchify(images: jax.Array, *, patch_size: int) -> jax.Array:
+    """Cuts images (B, R, R, 3) into (B, N, p, p, 3), patches and pixels in row-major order."""
+    batch, height, width, colours = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    cut = images.reshape(batch, rows, patch_size, columns, patch_size, colours)
+    return cut.swapaxes(2, 3).reshape(batch, rows * columns, patch_size, patch_size, colours)
+
+
+def _uniform_init(bound: float) -> nn.initializers.Initializer:
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class VisionTransformer(nn.Module):
+    """A CLIP ViT (Radford et al., 2021) as MUST trains it (Li et al., 2023, sections 3.1 to 3.3).
+
+    With a patch mask, masked patches enter as `mask_token` and all tokens still run. The parameters
+    `mask_token`, `ln_patch` and `decoder` exist only where a mask is given at `init`, `classifier`
+    only where `num_classes` is positive; CLIP has none of the four.
+    """
+
+    spec: VisionSpec
+    embed_dim: int
+    num_classes: int = 0
+    logit_scale: float = 100.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, patch_mask: jax.Array | None = None) -> VisionOutput:
+        """Encodes images.
+
+        Args:
+          images: (B, R, R, 3), normalised with the checkpoint's mean and deviation.
+          patch_mask: (B, N) bool, True where a patch is hidden, or None.
+        """
+        spec = self.spec
+        initial = nn.initializers.normal(0.02)
+        patches = patchify(images.astype(self.dtype), patch_size=spec.patch_size)
+        patches = patches.reshape(*patches.shape[:2], -1)
+        x = nn.Dense(spec.width, use_bias=False, dtype=self.dtype, name="patch_embed")(patches)
+        if patch_mask is not None:
+            mask_token = self.param("mask_token", initial, (1, 1, spec.width))
+            x = jnp.where(patch_mask[..., None], mask_token.astype(x.dtype), x)
+
+        class_embed = self.param("class_embed", initial, (spec.width,))
+        pos_embed = self.param("pos_embed", initial, (spec.num_patches + 1, spec.width))
+        class_token = jnp.broadcast_to(class_embed[None, None].astype(x.dtype), (x.shape[0], 1, spec.width))
+        x = jnp.concatenate([class_token, x], axis=1) + pos_embed[None].astype(x.dtype)
+
+        norm = {"eps": spec.layer_norm_eps, "dtype": self.dtype}
+        x = layer_norm(**norm, name="ln_pre")(x)
+        x = run_blocks(self, x, spec=spec, is_causal=False)
+
+        proj_init = nn.initializers.normal(spec.width**-0.5)
+        proj = self.param("proj", proj_init, (spec.width, self.embed_dim)).astype(self.dtype)
+
+        def embed(tokens: jax.Array) -> jax.Array:
+            return l2_normalize((tokens @ proj).astype(jnp.float32))
+
+        image_embed = embed(layer_norm(**norm, name="ln_post")(x[:, 0]))
+        logits = patch_embeds = reconstruction = None
+        if self.num_classes:
+            shape = (self.embed_dim, self.num_classes)
+            classifier = self.param("classifier", nn.initializers.normal(0.02), shape)
+            logits = self.logit_scale * (image_embed @ classifier)
+        if patch_mask is not None:
+            patch_tokens = layer_norm(**norm, name="ln_patch")(x[:, 1:])
+            patch_embeds = embed(patch_tokens)
+            decoder = nn.Dense(
+                3 * spec.patch_size**2,
+                kernel_init=_uniform_init(spec.width**-0.5),
+                bias_init=_uniform_init(spec.width**-0.5),
+                dtype=self.dtype,
+                name="decoder",
+            )
+            reconstruction = decoder(patch_tokens).astype(jnp.float32)
+        return VisionOutput(image_embed, logits, patch_embeds, reconstruction)

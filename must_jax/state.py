@@ -1,0 +1,60 @@
+"""Everything that a training run carries from step to step."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from must_jax.models import VisionTransformer
+
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run.
+
+    Attributes:
+      step: () int32, steps done.
+      params: the student's parameters.
+      teacher_params: their exponential moving average.
+      opt_state: the optimizer's.
+      mean_log_probs: (K,), logarithm of the mean prediction up to the last step.
+    """
+
+    step: jax.Array
+    params: Params
+    teacher_params: Params
+    opt_state: optax.OptState
+    mean_log_probs: jax.Array
+
+
+def init_student(
+    model: VisionTransformer, clip_params: Params, classifier: jax.Array, rng: jax.Array
+) -> Params:
+    """The student before its first step: CLIP's image tower, the text classifier, fresh heads.
+
+    Args:
+      model: the tower, with `num_classes` set.
+      clip_params: the image tower of a converted checkpoint.
+      classifier: (E, K), from `zero_shot.build_classifier`.
+      rng: key of `mask_token` and `decoder`.
+    """
+    spec = model.spec
+    images = jnp.zeros((1, spec.image_size, spec.image_size, 3))
+    mask = jnp.zeros((1, spec.num_patches), bool)
+    params = model.init(rng, images, mask)["params"]
+    return {**params, **clip_params, "classifier": classifier}
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0. The teacher starts as a copy: donation forbids that they share."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        teacher_params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        mean_log_probs=jnp.zeros(params["classifier"].shape[1]),
+    )

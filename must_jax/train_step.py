@@ -1,0 +1,158 @@
+"""The method (Li, Savarese and Hoi, 2023): one step of masked unsupervised self-training."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from must_jax import losses
+from must_jax.models import VisionTransformer
+from must_jax.models.vit import patchify
+from must_jax.state import Params, TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """The method's constants; the weights are those of the losses, 0 leaving one out."""
+
+    confidence_threshold: float
+    self_train_weight: float
+    fair_weight: float
+    mim_weight: float
+    align_weight: float
+    steps_per_epoch: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+
+
+def normalize(images: jax.Array, *, method: Method) -> jax.Array:
+    """Images (B, R, R, 3) in uint8, with the checkpoint's mean taken off, over its deviation."""
+    mean, std = (
+        (255 * np.array(values)).astype(np.float32).reshape(1, 1, 1, 3)
+        for values in (method.image_mean, method.image_std)
+    )
+    return (images - mean) / std
+
+
+def mim_target(images: jax.Array, *, patch_size: int) -> jax.Array:
+    """Images (B, R, R, 3) as (B, N, 3 * p * p), in the decoder's channel order."""
+    patches = patchify(images, patch_size=patch_size)
+    return jnp.moveaxis(patches, -1, 2).reshape(*patches.shape[:2], -1)
+
+
+def compute_losses(
+    params: Params,
+    *,
+    model: VisionTransformer,
+    method: Method,
+    teacher_logits: jax.Array,
+    images: jax.Array,
+    patch_mask: jax.Array,
+    previous_log_probs: jax.Array,
+    restart_average: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
+    """The training loss of the student on strong views.
+
+    Args:
+      params: the student's.
+      teacher_logits: (B, K), the teacher's on the weak views.
+      images: (B, R, R, 3), normalised strong views.
+      patch_mask: (B, N) bool.
+      previous_log_probs: (K,), the fairness average up to the step before.
+      restart_average: () bool, True at the first step of an epoch.
+
+    Returns:
+      The loss, and beside it the fairness average (K,) and the metrics.
+    """
+    confidence = jnp.max(jax.nn.softmax(teacher_logits), axis=-1)
+    pseudo_labels = jnp.argmax(teacher_logits, axis=-1)
+    confident = confidence > method.confidence_threshold
+
+    student = model.apply({"params": params}, images, patch_mask)
+
+    log_probs = losses.mean_log_probs(student.logits)
+    fair_scale = 1.0
+    if model.num_classes >= losses.MOVING_AVERAGE_CLASSES:
+        averaged = losses.moving_average_log_probs(log_probs, previous_log_probs)
+        log_probs = jnp.where(restart_average, log_probs, averaged)
+        fair_scale = 1 / (1 - losses.FAIRNESS_MOMENTUM)
+
+    target = mim_target(images, patch_size=model.spec.patch_size)
+    terms = {
+        "loss_self_train": losses.self_training_loss(student.logits, pseudo_labels, confident),
+        "loss_fair": fair_scale * losses.fairness_loss(log_probs),
+        "loss_mim": losses.masked_image_modeling_loss(student.reconstruction, target, patch_mask),
+        "loss_align": losses.alignment_loss(
+            student.patch_embeds, student.image_embed, patch_mask
+        ),
+    }
+    loss = (
+        method.self_train_weight * terms["loss_self_train"]
+        + method.fair_weight * terms["loss_fair"]
+        + method.mim_weight * terms["loss_mim"]
+        + method.align_weight * terms["loss_align"]
+    )
+    metrics = terms | {"loss": loss, "confident_fraction": jnp.mean(confident)}
+    return loss, (log_probs, metrics)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: VisionTransformer,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    ema_decay: optax.Schedule,
+) -> tuple[TrainState, Metrics]:
+    """One step: pseudo-labels from the teacher, four losses, AdamW, moving average.
+
+    Args:
+      state: the state before the step.
+      batch: `image_weak` and `image_strong`, (B, R, R, 3) uint8; `patch_mask`, (B, N) bool; and,
+        where labels exist, `label`, (B,) int32, which only a metric reads.
+
+    Returns:
+      The state after the step, and scalars on the device, named as in `compute_losses`.
+    """
+    weak = normalize(batch["image_weak"], method=method)
+    teacher_logits = model.apply({"params": state.teacher_params}, weak).logits
+
+    (_, (log_probs, metrics)), grads = jax.value_and_grad(compute_losses, has_aux=True)(
+        state.params,
+        model=model,
+        method=method,
+        teacher_logits=teacher_logits,
+        images=normalize(batch["image_strong"], method=method),
+        patch_mask=batch["patch_mask"],
+        previous_log_probs=state.mean_log_probs,
+        restart_average=state.step % method.steps_per_epoch == 0,
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = ema_decay(state.step)
+    teacher_params = optax.incremental_update(params, state.teacher_params, 1 - decay)
+
+    metrics |= {
+        "learning_rate": learning_rate(state.step),
+        "ema_decay": decay,
+        "grad_norm": optax.tree.norm(grads),
+    }
+    if "label" in batch:
+        right = jnp.argmax(teacher_logits, axis=-1) == batch["label"]
+        metrics["pseudo_label_accuracy"] = jnp.mean(right)
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        teacher_params=teacher_params,
+        opt_state=opt_state,
+        mean_log_probs=log_probs,
+    )
+    return state, metrics
+
