@@ -1,0 +1,1 @@
+"""Input pipeline: image folders to batches of views, labels and patch masks."""

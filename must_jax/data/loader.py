@@ -1,0 +1,113 @@
+"""Grain data sets to batches: which rows a process takes, threads, worker processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+from absl import flags
+
+Batch = dict[str, np.ndarray]
+
+
+class ProcessRows(grain.MapDataset):
+    """The rows that one process takes of every global batch: neighbours, not every count-th.
+
+    So the batches of the processes, one after the other, are the batch of a single process.
+    """
+
+    def __init__(self, parent: grain.MapDataset, local_batch: int, index: int, count: int):
+        super().__init__(parent)
+        self._local_batch = local_batch
+        self._index = index
+        self._count = count
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._count
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, self._local_batch)
+        return self._parent[(batch * self._count + self._index) * self._local_batch + row]
+
+
+class Loader:
+    """Iterates over the batches of one process, made ahead of time by threads or processes.
+
+    Use it as a context manager or call `close`: threads and processes go on otherwise.
+    """
+
+    def __init__(
+        self,
+        examples: grain.MapDataset[Batch],
+        *,
+        batch_size: int,
+        num_threads: int,
+        num_workers: int,
+        prefetch: int,
+    ):
+        """Starts nothing yet; the first batch asked for does.
+
+        Args:
+            examples: The examples of this process, a whole number of batches.
+            batch_size: Examples in a batch of this process.
+            num_threads: Threads that make examples; 0 makes them when they are asked for, in the
+                caller's thread.
+            num_workers: Processes that make batches, each with `num_threads` threads; 0 for none
+                but the caller's.
+            prefetch: Batches kept ready.
+        """
+        self._length = len(examples) // batch_size
+        if num_workers:
+            if not flags.FLAGS.is_parsed():
+                # Grain hands its flags on to its workers, and can't when there are none: a
+                # caller that is no absl program gets the defaults.
+                flags.FLAGS.mark_as_parsed()
+            # Workers share out what comes out of the map data set: whole batches, or theirs
+            # would be made of other examples than one process's.
+            batches = (
+                examples.batch(batch_size)
+                .to_iter_dataset(_read_options(num_threads, num_threads))
+                .mp_prefetch(
+                    grain.MultiprocessingOptions(
+                        num_workers=num_workers,
+                        per_worker_buffer_size=math.ceil(max(prefetch, 1) / num_workers),
+                    )
+                )
+            )
+        else:
+            # Threads share out examples: the first batch is there sooner, and no thread has to
+            # hold a batch of its own.
+            batches = examples.to_iter_dataset(
+                _read_options(num_threads, max(prefetch * batch_size, num_threads))
+            ).batch(batch_size)
+        self._iterator = iter(batches)
+
+    def __len__(self) -> int:
+        """Number of batches in all, from the start step on."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops threads and processes; no batch can be asked for afterwards."""
+        self._iterator.close()
+
+
+def _read_options(num_threads: int, buffered: int) -> grain.ReadOptions:
+    return grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=buffered if num_threads else 0
+    )

@@ -1,0 +1,129 @@
+"""The weak, the strong and the evaluation view of an image (paper section 3.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from must_jax.data import randaugment
+
+ASPECT_RANGE = (3 / 4, 4 / 3)
+_CROP_TRIES = 10
+_MAX_RESIZED_ASPECT = 64
+
+Box = tuple[int, int, int, int]
+
+
+def evaluation_view(image: Image.Image, *, image_size: int) -> np.ndarray:
+    """Resizes the short side and crops the centre, as CLIP's own image processor does.
+
+    Args:
+        image: RGB image of any size.
+        image_size: Side R of the view, pixels.
+
+    Returns:
+        uint8 (R, R, 3).
+    """
+    return _resized_crop(image, image_size, lambda spare: spare // 2)
+
+
+def weak_view(image: Image.Image, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Resizes the short side and crops at random; a square image has no randomness here.
+
+    Args:
+        image: RGB image of any size.
+        image_size: Side R of the view, pixels.
+        rng: Source of the crop's offset.
+
+    Returns:
+        uint8 (R, R, 3).
+    """
+    return _resized_crop(image, image_size, lambda spare: int(rng.integers(spare + 1)))
+
+
+def strong_view(
+    image: Image.Image,
+    *,
+    image_size: int,
+    crop_area: tuple[float, float],
+    flip_probability: float,
+    rand_augment: randaugment.RandAugment,
+    fill_color: tuple[int, int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Random resized crop, horizontal flip, RandAugment.
+
+    Args:
+        image: RGB image of any size.
+        image_size: Side R of the view, pixels.
+        crop_area: Smallest and largest share of the image's area in the crop.
+        flip_probability: Chance of a horizontal flip.
+        rand_augment: What to draw operations from.
+        fill_color: RGB, 0 to 255, for what geometric operations uncover.
+        rng: Source of randomness.
+
+    Returns:
+        uint8 (R, R, 3).
+    """
+    box = draw_crop(rng, width=image.width, height=image.height, crop_area=crop_area)
+    view = image.crop(box).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    if rng.random() < flip_probability:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for name, argument in rand_augment.draw(rng):
+        view = randaugment.apply(view, name=name, argument=argument, fill_color=fill_color)
+    return np.asarray(view)
+
+
+def draw_crop(
+    rng: np.random.Generator, *, width: int, height: int, crop_area: tuple[float, float]
+) -> Box:
+    """Draws the box of a random resized crop.
+
+    Area uniform in `crop_area`, aspect ratio log-uniform in `ASPECT_RANGE`; after ten boxes that do
+    not fit, the largest centred box of an allowed aspect ratio.
+
+    Args:
+        rng: Source of randomness.
+        width: Width of the image, pixels.
+        height: Height of the image, pixels.
+        crop_area: Smallest and largest share of the image's area.
+
+    Returns:
+        Left, top, right, bottom, in pixels.
+    """
+    for _ in range(_CROP_TRIES):
+        area = rng.uniform(*crop_area) * width * height
+        aspect = math.exp(rng.uniform(math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(rng.integers(width - crop_width + 1))
+            top = int(rng.integers(height - crop_height + 1))
+            return left, top, left + crop_width, top + crop_height
+    crop_width = min(width, round(height * ASPECT_RANGE[1]))
+    crop_height = min(height, round(width / ASPECT_RANGE[0]))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def _resized_crop(image: Image.Image, size: int, offset: Callable[[int], int]) -> np.ndarray:
+    """Resizes the short side to `size` and crops at `offset(pixels to spare)` of the long one."""
+    short, long = sorted(image.size)
+    # Truncated, not rounded: this is what CLIP was evaluated with.
+    resized_long = int(size * long / short)
+    spare = resized_long - size
+    start = offset(spare)
+    wide = image.width >= image.height
+    if long > _MAX_RESIZED_ASPECT * short:
+        # A hair line, resized whole, would take gigabytes: cut first what the crop will show.
+        first = min(start * short // size, long - short)
+        box = (first, 0, first + short, short) if wide else (0, first, short, first + short)
+        return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
+    resized = image.resize(
+        (resized_long, size) if wide else (size, resized_long), Image.Resampling.BICUBIC
+    )
+    box = (start, 0, start + size, size) if wide else (0, start, size, start + size)
+    return np.asarray(resized.crop(box) if spare else resized)
