@@ -1,5 +1,6 @@
 """Everything that a training run carries from step to step."""
 
+import functools
 from typing import Any
 
 import flax.struct
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from must_jax.models import VisionTransformer
+from must_jax.models.vit import resample_pos_embed
 
 Params = dict[str, Any]
 
@@ -31,6 +33,13 @@ class TrainState:
     mean_log_probs: jax.Array
 
 
+def init_params(model: VisionTransformer, rng: jax.Array) -> Params:
+    """The student's parameters, drawn at random."""
+    spec = model.spec
+    images = jnp.zeros((1, spec.image_size, spec.image_size, 3))
+    return model.init(rng, images, jnp.zeros((1, spec.num_patches), bool))["params"]
+
+
 def init_student(
     model: VisionTransformer, clip_params: Params, classifier: jax.Array, rng: jax.Array
 ) -> Params:
@@ -38,18 +47,16 @@ def init_student(
 
     Args:
       model: the tower, with `num_classes` set.
-      clip_params: the image tower of a converted checkpoint.
+      clip_params: the image tower of a converted checkpoint, of any image size.
       classifier: (E, K), from `zero_shot.build_classifier`.
       rng: key of `mask_token` and `decoder`.
     """
-    spec = model.spec
-    images = jnp.zeros((1, spec.image_size, spec.image_size, 3))
-    mask = jnp.zeros((1, spec.num_patches), bool)
-    params = model.init(rng, images, mask)["params"]
-    return {**params, **clip_params, "classifier": classifier}
+    params = jax.jit(functools.partial(init_params, model))(rng)
+    pos_embed = resample_pos_embed(clip_params["pos_embed"], grid_size=model.spec.grid_size)
+    return {**params, **clip_params, "pos_embed": pos_embed, "classifier": classifier}
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
     """The state at step 0. The teacher starts as a copy: donation forbids that they share."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -58,3 +65,8 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
         opt_state=optimizer.init(params),
         mean_log_probs=jnp.zeros(params["classifier"].shape[1]),
     )
+
+
+def state_shapes(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and types of the state; those of the parameters are enough to tell."""
+    return jax.eval_shape(functools.partial(init_state, optimizer=optimizer), params)

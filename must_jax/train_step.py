@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from must_jax import losses
-from must_jax.models import VisionTransformer
+from must_jax.models import VisionTransformer, encode
 from must_jax.models.vit import patchify
 from must_jax.state import Params, TrainState
 
@@ -73,7 +73,7 @@ def compute_losses(
     pseudo_labels = jnp.argmax(teacher_logits, axis=-1)
     confident = confidence > method.confidence_threshold
 
-    student = model.apply({"params": params}, images, patch_mask)
+    student = encode(model, params, images, patch_mask)
 
     log_probs = losses.mean_log_probs(student.logits)
     fair_scale = 1.0
@@ -87,9 +87,7 @@ def compute_losses(
         "loss_self_train": losses.self_training_loss(student.logits, pseudo_labels, confident),
         "loss_fair": fair_scale * losses.fairness_loss(log_probs),
         "loss_mim": losses.masked_image_modeling_loss(student.reconstruction, target, patch_mask),
-        "loss_align": losses.alignment_loss(
-            student.patch_embeds, student.image_embed, patch_mask
-        ),
+        "loss_align": losses.alignment_loss(student.patch_embeds, student.image_embed, patch_mask),
     }
     loss = (
         method.self_train_weight * terms["loss_self_train"]
@@ -122,7 +120,7 @@ def train_step(
       The state after the step, and scalars on the device, named as in `compute_losses`.
     """
     weak = normalize(batch["image_weak"], method=method)
-    teacher_logits = model.apply({"params": state.teacher_params}, weak).logits
+    teacher_logits = encode(model, state.teacher_params, weak).logits
 
     (_, (log_probs, metrics)), grads = jax.value_and_grad(compute_losses, has_aux=True)(
         state.params,
@@ -155,4 +153,3 @@ def train_step(
         mean_log_probs=log_probs,
     )
     return state, metrics
-

@@ -68,9 +68,7 @@ def to_tree(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
         },
     }
     return {
-        "patch_embed": {
-            "kernel": source["conv1.weight"].transpose(2, 3, 1, 0).reshape(-1, width)
-        },
+        "patch_embed": {"kernel": source["conv1.weight"].transpose(2, 3, 1, 0).reshape(-1, width)},
         "class_embed": source["class_embedding"],
         "pos_embed": source["positional_embedding"],
         "mask_token": source["mask_token_embedding"],
@@ -142,4 +140,4 @@ def setup(name: str) -> tuple[TrainState, dict[str, Any]]:
             initial=args["ema_init"], final=args["ema_decay"], warmup_steps=args["warm_it"]
         ),
     }
-    return init_state(params, optimizer), keywords
+    return init_state(params, optimizer=optimizer), keywords

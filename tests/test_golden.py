@@ -4,8 +4,8 @@ Tolerances: `noise/*` is how far the published implementation in float32 is from
 Two float32 programs that sum in different orders differ by some multiples of it; NOISE is that
 multiple, and the floor is a few units in the last place of the compared number, for the entries
 whose recorded noise is zero by chance. optax computes Adam's bias correction in float32, where
-1 - 0.999**i is off by up to 2**-24 / 0.001, half of which is the relative error of an update, and an
-update is at most about the rate (golden: 2.5e-4). The numbers may change only if the golden files do.
+1 - 0.999**i is off by up to 2**-24 / 0.001, half of which is the relative error of an update, and
+an update is at most about the rate. The numbers may change only if the golden files do.
 """
 
 import functools
@@ -60,9 +60,7 @@ def test_losses_and_schedules(name, step):
         np.testing.assert_allclose(metrics[ours], expected, rtol=0, atol=atol, err_msg=ours)
     np.testing.assert_allclose(metrics["confident_fraction"], reference["steps/conf_ratio"][step])
     np.testing.assert_allclose(metrics["ema_decay"], reference["steps/ema_decay"][step], rtol=1e-7)
-    np.testing.assert_allclose(
-        metrics["learning_rate"], reference["lr_schedule"][step], rtol=4e-7
-    )
+    np.testing.assert_allclose(metrics["learning_rate"], reference["lr_schedule"][step], rtol=4e-7)
 
 
 @pytest.mark.parametrize("name", ["k10", "k520"])

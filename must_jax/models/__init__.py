@@ -2,7 +2,7 @@
 
 from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 from must_jax.models.text import TextTransformer
-from must_jax.models.vit import VisionOutput, VisionTransformer
+from must_jax.models.vit import VisionOutput, VisionTransformer, encode
 
 __all__ = [
     "ClipSpec",
@@ -11,4 +11,5 @@ __all__ = [
     "VisionOutput",
     "VisionSpec",
     "VisionTransformer",
+    "encode",
 ]

@@ -1,6 +1,6 @@
 """The transformer that both towers share."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -92,6 +92,8 @@ def run_blocks(module: nn.Module, x: jax.Array, *, spec: TowerSpec, is_causal: b
         keys = jax.random.split(rng, spec.depth)
         return jax.vmap(lambda key: block.init(key, x)["params"])(keys)
 
-    params = module.param("blocks", init)
-    x, _ = jax.lax.scan(lambda x, layer: (block.apply({"params": layer}, x), None), x, params)
+    def step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
+        return cast(jax.Array, block.apply({"params": layer}, x)), None
+
+    x, _ = jax.lax.scan(step, x, module.param("blocks", init))
     return x

@@ -1,6 +1,6 @@
 """CLIP's image tower with MUST's classifier, mask token and reconstruction decoder."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import flax.struct
@@ -24,9 +24,9 @@ class VisionOutput:
     """
 
     image_embed: jax.Array
-    logits: jax.Array | None = None
-    patch_embeds: jax.Array | None = None
-    reconstruction: jax.Array | None = None
+    logits: Any = None
+    patch_embeds: Any = None
+    reconstruction: Any = None
 
 
 def patchify(images: jax.Array, *, patch_size: int) -> jax.Array:
@@ -35,6 +35,21 @@ def patchify(images: jax.Array, *, patch_size: int) -> jax.Array:
     rows, columns = height // patch_size, width // patch_size
     cut = images.reshape(batch, rows, patch_size, columns, patch_size, colours)
     return cut.swapaxes(2, 3).reshape(batch, rows * columns, patch_size, patch_size, colours)
+
+
+def resample_pos_embed(pos_embed: jax.Array, *, grid_size: int) -> jax.Array:
+    """Position embeddings (1 + n * n, W) for a grid of another size, (1 + grid_size**2, W).
+
+    The patches' embeddings are resampled bicubically, antialiased; the class token's stays.
+    """
+    class_token, grid = pos_embed[:1], pos_embed[1:]
+    side, width = round(len(grid) ** 0.5), grid.shape[-1]
+    if side == grid_size:
+        return pos_embed
+    grid = jax.image.resize(
+        grid.reshape(side, side, width), (grid_size, grid_size, width), method="bicubic"
+    )
+    return jnp.concatenate([class_token, grid.reshape(-1, width)])
 
 
 def _uniform_init(bound: float) -> nn.initializers.Initializer:
@@ -77,7 +92,9 @@ class VisionTransformer(nn.Module):
 
         class_embed = self.param("class_embed", initial, (spec.width,))
         pos_embed = self.param("pos_embed", initial, (spec.num_patches + 1, spec.width))
-        class_token = jnp.broadcast_to(class_embed[None, None].astype(x.dtype), (x.shape[0], 1, spec.width))
+        class_token = jnp.broadcast_to(
+            class_embed[None, None].astype(x.dtype), (x.shape[0], 1, spec.width)
+        )
         x = jnp.concatenate([class_token, x], axis=1) + pos_embed[None].astype(x.dtype)
 
         norm = {"eps": spec.layer_norm_eps, "dtype": self.dtype}
@@ -108,3 +125,13 @@ class VisionTransformer(nn.Module):
             )
             reconstruction = decoder(patch_tokens).astype(jnp.float32)
         return VisionOutput(image_embed, logits, patch_embeds, reconstruction)
+
+
+def encode(
+    model: VisionTransformer,
+    params: Any,
+    images: jax.Array,
+    patch_mask: jax.Array | None = None,
+) -> VisionOutput:
+    """`model` with `params` on images (B, R, R, 3), and a patch mask (B, N) or None."""
+    return cast(VisionOutput, model.apply({"params": params}, images, patch_mask))

@@ -1,0 +1,205 @@
+"""The fields of a run, their defaults, and what they must satisfy."""
+
+import difflib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from must_jax.errors import UserError
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """All fields, with the defaults of the published ViT-B/16 ImageNet recipe.
+
+    A file in `configs/` starts from this and sets what differs. No field can be added.
+    """
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # order of records, views, masks and fresh parameters
+    config.checkpoint = ""  # folder that tools/convert_clip_weights.py wrote
+
+    config.dataset = ml_collections.ConfigDict()
+    config.dataset.train = ""  # folder of images, labels not needed
+    config.dataset.test = ""  # folder of one sub-folder a class; empty: no evaluation
+    config.dataset.class_names = ""  # file, `name` or `folder<TAB>name` on each line
+    config.dataset.templates = ""  # file, a prompt with a slot {} on each line
+
+    config.image_size = 224  # pixels; position embeddings are resampled to it
+    config.dtype = "float32"  # or bfloat16; of the towers' arithmetic, parameters stay float32
+    config.batch_size = 1024  # global
+    config.epochs = 30
+    config.learning_rate = 2e-5  # for a batch of 256, grows in proportion
+    config.min_learning_rate = 1e-6  # likewise
+    config.weight_decay = 0.05
+    config.layer_decay = 0.65  # factor on the rate from a layer to the one below it
+
+    config.confidence_threshold = 0.7
+    config.ema_decay_initial = 0.999
+    config.ema_decay = 0.9998
+    config.ema_warmup_steps = 2000
+    config.mask_patch_size = 32  # pixels, side of a block that is masked as one
+    config.mask_ratio = 0.3
+    config.self_train_weight = 1.0
+    config.fair_weight = 1.0
+    config.mim_weight = 1.0
+    config.align_weight = 0.2
+
+    config.strong_view = ml_collections.ConfigDict()
+    config.strong_view.crop_area = (0.3, 1.0)  # share of the image
+    config.strong_view.flip_probability = 0.5
+    config.strong_view.num_ops = 2  # RandAugment: operations drawn per image
+    config.strong_view.magnitude = 9.0  # of 10
+    config.strong_view.magnitude_std = 0.5
+
+    config.loader = ml_collections.ConfigDict()
+    config.loader.num_threads = 16
+    config.loader.num_workers = 0  # further processes, each with that many threads
+    config.loader.prefetch = 4  # batches
+    config.loader.max_failed_fraction = 0.01  # of the images; more that don't decode end the run
+
+    config.log_every_steps = 50
+    config.eval_every_epochs = 1
+    config.checkpoint_every_epochs = 1
+    config.checkpoints_to_keep = 1
+    return config.lock()
+
+
+def flat_fields(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields with their dotted names."""
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from flat_fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def unknown_field(name: str) -> UserError:
+    """The refusal of a dotted field name, with the nearest that exists."""
+    fields = [known for known, _ in flat_fields(default_config())]
+    by_leaf = {known.rpartition(".")[2]: known for known in fields}
+    nearest = difflib.get_close_matches(name, fields, 1, 0.6) or [
+        by_leaf[leaf]
+        for leaf in difflib.get_close_matches(name.rpartition(".")[2], list(by_leaf), 1, 0.6)
+    ]
+    hint = f"did you mean {nearest[0]}?" if nearest else "must_jax/config.py lists the fields"
+    return UserError(f"config has no field {name}; {hint}")
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Refuses fields that are unknown, of another type or out of range.
+
+    Raises:
+      UserError: names the first field at fault, its value, and what it must be.
+    """
+    defaults = dict(flat_fields(default_config()))
+    values = dict(flat_fields(config))
+    for name, value in values.items():
+        if name not in defaults:
+            raise unknown_field(name)
+        expected = type(defaults[name])
+        if type(value) is not expected:
+            raise UserError(
+                f"config.{name} is {value!r}, of type {type(value).__name__}; "
+                f"it must be of type {expected.__name__}"
+            )
+    for name in defaults:
+        if name not in values:
+            raise UserError(f"config.{name} is missing; start from must_jax.config.default_config")
+
+    def require(name: str, condition: bool, rule: str) -> None:
+        if not condition:
+            raise UserError(f"config.{name} is {values[name]!r}; it must be {rule}")
+
+    for name in ("checkpoint", "dataset.train", "dataset.class_names", "dataset.templates"):
+        require(name, values[name] != "", "a path")
+    for name in (
+        "image_size",
+        "batch_size",
+        "epochs",
+        "mask_patch_size",
+        "log_every_steps",
+        "eval_every_epochs",
+        "checkpoint_every_epochs",
+        "checkpoints_to_keep",
+    ):
+        require(name, values[name] > 0, "positive")
+    for name in (
+        "seed",
+        "learning_rate",
+        "min_learning_rate",
+        "weight_decay",
+        "ema_warmup_steps",
+        "self_train_weight",
+        "fair_weight",
+        "mim_weight",
+        "align_weight",
+        "strong_view.num_ops",
+        "strong_view.magnitude_std",
+        "loader.num_threads",
+        "loader.num_workers",
+        "loader.prefetch",
+    ):
+        require(name, 0 <= values[name] < math.inf, "0 or more, and finite")
+    for name in (
+        "layer_decay",
+        "confidence_threshold",
+        "ema_decay_initial",
+        "ema_decay",
+        "mask_ratio",
+        "strong_view.flip_probability",
+        "loader.max_failed_fraction",
+    ):
+        require(name, 0 <= values[name] <= 1, "from 0 to 1")
+    require("strong_view.magnitude", 0 <= values["strong_view.magnitude"] <= 10, "from 0 to 10")
+    area = values["strong_view.crop_area"]
+    require(
+        "strong_view.crop_area",
+        len(area) == 2
+        and all(isinstance(share, float | int) for share in area)
+        and 0 < area[0] <= area[1] <= 1,
+        "two shares of the image, the smaller first",
+    )
+    require("dtype", values["dtype"] in ("float32", "bfloat16"), "float32 or bfloat16")
+    require(
+        "mask_patch_size",
+        values["image_size"] % values["mask_patch_size"] == 0,
+        f"a divisor of image_size {values['image_size']}",
+    )
+
+
+def check_patches(config: ml_collections.ConfigDict, *, patch_size: int) -> None:
+    """Refuses image and mask sizes that the checkpoint's patches don't fill.
+
+    Raises:
+      UserError: names the field, its value, and the nearest that fit.
+    """
+    for name in ("image_size", "mask_patch_size"):
+        value = config[name]
+        if value % patch_size:
+            below = value // patch_size * patch_size
+            raise UserError(
+                f"config.{name} is {value}; it must be a multiple of the checkpoint's patch size "
+                f"{patch_size}, such as {below or below + patch_size} or {below + patch_size}"
+            )
+
+
+def check_batch(config: ml_collections.ConfigDict, *, num_images: int, num_devices: int) -> None:
+    """Refuses a batch that the devices don't divide or that the data set can't fill.
+
+    Raises:
+      UserError: names the batch, what it doesn't fit, and what would.
+    """
+    batch = config.batch_size
+    if batch % num_devices:
+        below = batch // num_devices * num_devices
+        fitting = f"{below} or {below + num_devices}" if below else f"{num_devices}"
+        raise UserError(
+            f"config.batch_size is {batch}, which {num_devices} devices don't divide; "
+            f"it must be a multiple, such as {fitting}"
+        )
+    if batch > num_images:
+        raise UserError(
+            f"config.batch_size is {batch}, more than the {num_images} images of "
+            f"{config.dataset.train}; it must be at most that"
+        )

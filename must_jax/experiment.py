@@ -1,0 +1,204 @@
+"""What a run is made of, put together from the config and checked before any compute is spent."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from must_jax import config as config_lib
+from must_jax import zero_shot
+from must_jax.class_names import ClassNames, read_class_names, read_templates
+from must_jax.convert import TOKENIZER, load_converted
+from must_jax.data import pipeline
+from must_jax.data.randaugment import RandAugment
+from must_jax.data.sources import ImageFolder
+from must_jax.models import ClipSpec, VisionTransformer
+from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
+from must_jax.state import Params, init_params, init_student
+from must_jax.tokenizer import load_tokenizer
+from must_jax.train_step import Method
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Config, checkpoint and class names of a run.
+
+    Attributes:
+      spec: of the checkpoint, at the configured image size.
+      clip_params: the checkpoint's `vision` and `text` towers, on the host.
+    """
+
+    config: ml_collections.ConfigDict
+    spec: ClipSpec
+    clip_params: Params
+    classes: ClassNames
+    templates: tuple[str, ...]
+
+    @property
+    def model(self) -> VisionTransformer:
+        """The image tower with its classifier."""
+        return VisionTransformer(
+            self.spec.vision,
+            self.spec.embed_dim,
+            num_classes=len(self.classes.names),
+            logit_scale=self.spec.logit_scale,
+            dtype=jnp.dtype(self.config.dtype),
+        )
+
+    def method(self, *, steps_per_epoch: int) -> Method:
+        """The method's constants."""
+        config = self.config
+        return Method(
+            confidence_threshold=config.confidence_threshold,
+            self_train_weight=config.self_train_weight,
+            fair_weight=config.fair_weight,
+            mim_weight=config.mim_weight,
+            align_weight=config.align_weight,
+            steps_per_epoch=steps_per_epoch,
+            image_mean=self.spec.image_mean,
+            image_std=self.spec.image_std,
+        )
+
+    def step_keywords(self, params: Params, *, steps_per_epoch: int) -> dict[str, Any]:
+        """All that `train_step` takes beside state and batch; `params` may be shapes."""
+        config = self.config
+        learning_rate = cosine_schedule(
+            learning_rate=config.learning_rate,
+            min_learning_rate=config.min_learning_rate,
+            batch_size=config.batch_size,
+            num_steps=config.epochs * steps_per_epoch,
+        )
+        return {
+            "model": self.model,
+            "method": self.method(steps_per_epoch=steps_per_epoch),
+            "optimizer": make_optimizer(
+                params,
+                schedule=learning_rate,
+                weight_decay=config.weight_decay,
+                layer_decay=config.layer_decay,
+            ),
+            "learning_rate": learning_rate,
+            "ema_decay": ema_decay_schedule(
+                initial=config.ema_decay_initial,
+                final=config.ema_decay,
+                warmup_steps=config.ema_warmup_steps,
+            ),
+        }
+
+    def train_source(self) -> ImageFolder:
+        """The training images; their labels, where folders tell them, only feed a metric.
+
+        Raises:
+          UserError: the folder is missing or empty, or the batch does not fit it or the devices.
+        """
+        source = ImageFolder(
+            self.config.dataset.train,
+            class_names=self.classes.names,
+            class_folders=self.classes.folders,
+        )
+        config_lib.check_batch(self.config, num_images=len(source), num_devices=jax.device_count())
+        return source
+
+    def test_source(self) -> ImageFolder | None:
+        """The labelled test images, or None where the config names none.
+
+        Raises:
+          UserError: the folder is missing or empty, or a sub-folder is no class.
+        """
+        if not self.config.dataset.test:
+            return None
+        return ImageFolder(
+            self.config.dataset.test,
+            class_names=self.classes.names,
+            class_folders=self.classes.folders,
+            labels="required",
+        )
+
+    def student_shapes(self) -> Params:
+        """Shapes and types of the student's parameters."""
+        return jax.eval_shape(functools.partial(init_params, self.model), jax.random.key(0))
+
+    def zero_shot_student(self) -> Params:
+        """The student before its first step."""
+        classifier = zero_shot.build_classifier(
+            spec=self.spec,
+            text_params=self.clip_params["text"],
+            tokenizer=load_tokenizer(
+                pathlib.Path(self.config.checkpoint) / TOKENIZER, spec=self.spec.text
+            ),
+            class_names=self.classes.names,
+            templates=self.templates,
+        )
+        return init_student(
+            self.model,
+            self.clip_params["vision"],
+            jnp.asarray(classifier),
+            jax.random.key(self.config.seed),
+        )
+
+    def train_batches(self, source: ImageFolder, *, start_step: int) -> pipeline.Loader:
+        """This process's training batches from a step on."""
+        config, view = self.config, self.config.strong_view
+        mean = [min(255, round(255 * value)) for value in self.spec.image_mean]
+        return pipeline.train_loader(
+            source,
+            batch_size=config.batch_size,
+            image_size=config.image_size,
+            patch_size=self.spec.vision.patch_size,
+            mask_patch_size=config.mask_patch_size,
+            mask_ratio=config.mask_ratio,
+            crop_area=view.crop_area,
+            flip_probability=view.flip_probability,
+            rand_augment=RandAugment(
+                num_ops=view.num_ops, magnitude=view.magnitude, magnitude_std=view.magnitude_std
+            ),
+            fill_color=(mean[0], mean[1], mean[2]),
+            seed=config.seed,
+            num_epochs=config.epochs,
+            start_step=start_step,
+            **self._loader_keywords(),
+        )
+
+    def eval_batches(self, source: ImageFolder) -> pipeline.Loader:
+        """This process's evaluation batches."""
+        return pipeline.eval_loader(
+            source,
+            batch_size=self.config.batch_size,
+            image_size=self.config.image_size,
+            **self._loader_keywords(),
+        )
+
+    def _loader_keywords(self) -> dict[str, Any]:
+        loader = self.config.loader
+        return {
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
+            "num_threads": loader.num_threads,
+            "num_workers": loader.num_workers,
+            "prefetch": loader.prefetch,
+        }
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """Reads and checks all that the config names, except the images.
+
+    Raises:
+      UserError: a field, the names, the templates or the checkpoint are not usable.
+    """
+    config_lib.check_config(config)
+    classes = read_class_names(config.dataset.class_names)
+    templates = read_templates(config.dataset.templates)
+    spec, clip_params = load_converted(config.checkpoint)
+    config_lib.check_patches(config, patch_size=spec.vision.patch_size)
+    vision = dataclasses.replace(spec.vision, image_size=config.image_size)
+    return Experiment(
+        config=config,
+        spec=dataclasses.replace(spec, vision=vision),
+        clip_params=clip_params,
+        classes=classes,
+        templates=templates,
+    )

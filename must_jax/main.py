@@ -1,0 +1,92 @@
+"""Command line: reads flags and runs."""
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from must_jax.config import default_config, flat_fields, unknown_field
+from must_jax.errors import UserError
+from must_jax.train import read_workdir_config, score, train
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, such as configs/digits.py; --config.FIELD=VALUE overrides."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it has one.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or score a workdir.")
+_DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
+
+EXIT_USER_ERROR = 2
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs what the flags say."""
+    if len(argv) > 1:
+        raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
+    workdir = _WORKDIR.value
+    if not workdir:
+        raise UserError("--workdir is missing; give the folder that the run writes to")
+    if _DISABLE_JIT.value:
+        jax.config.update("jax_disable_jit", True)
+    if _MODE.value == "eval":
+        score(_CONFIG.value or read_workdir_config(workdir), workdir)
+    elif _CONFIG.value is None:
+        raise UserError("--config is missing; give a config file, such as configs/digits.py")
+    else:
+        train(_CONFIG.value, workdir)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses flags.
+
+    Raises:
+      UserError: a flag or a field is unknown or ill-typed, or the config file does not load.
+    """
+    fields = dict(flat_fields(default_config()))
+    for argument in argv[1:]:
+        override = re.match(r"--?config\.([\w.]+)", argument)
+        if override and override[1] not in fields:
+            raise unknown_field(override[1])
+    try:
+        args = flags.FLAGS(argv)
+        _ = _CONFIG.value and _CONFIG.value.items()  # a file that is missing says so here
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    except Exception as error:
+        # Whatever a config file raises: it is the user's program.
+        raise UserError(f"the config file does not load: {_reason(error)}") from error
+    return args
+
+
+def _reason(error: Exception) -> str:
+    added = re.search(r'Key "(\w+)" does not exist', str(error))
+    if added:
+        return str(unknown_field(added[1]))
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else error}"
+
+
+def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
+    @functools.wraps(function)
+    def reporting(argv: Sequence[str]) -> Any:
+        try:
+            return function(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(EXIT_USER_ERROR)
+
+    return reporting
+
+
+def run() -> None:
+    """The console command `must-jax`."""
+    app.run(_reporting(main), flags_parser=_reporting(parse_flags))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,49 @@
+"""Metrics as JSON lines and TensorBoard events."""
+
+import json
+import os
+import pathlib
+
+import tensorboardX
+
+
+class MetricWriter:
+    """Writes scalars of a step to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
+
+    A resumed run goes on where its checkpoint was: later lines of the file are dropped, so that
+    every step is told once.
+    """
+
+    def __init__(self, workdir: str, *, step: int):
+        """Opens both files at `step`."""
+        path = pathlib.Path(workdir) / "metrics.jsonl"
+        kept = []
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+        # A reader never sees half a file, nor a kill in between lose what was kept.
+        rewritten = path.with_suffix(".jsonl.tmp")
+        rewritten.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(rewritten, path)
+        self._lines = path.open("a", buffering=1)
+        self._events = tensorboardX.SummaryWriter(
+            str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1
+        )
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes `scalars` under their names."""
+        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line that a kill cut short

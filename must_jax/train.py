@@ -1,0 +1,220 @@
+"""A whole run: build once, then batch, step, log, evaluate, save."""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+import jax
+import ml_collections
+
+from must_jax import sharding
+from must_jax.checkpoint import Checkpoints, digest
+from must_jax.config import default_config, flat_fields, unknown_field
+from must_jax.errors import UserError
+from must_jax.evaluate import Evaluator
+from must_jax.experiment import build
+from must_jax.metrics import MetricWriter
+from must_jax.progress import FailedImages, Progress, percent, say
+from must_jax.state import init_state, state_shapes
+from must_jax.train_step import train_step
+
+Result = dict[str, Any]
+STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
+    """Trains from where `workdir` stands to the last epoch, and reports.
+
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and result.json under `workdir`.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      UserError: the input is bad, and nothing was written; or too many images don't decode.
+    """
+    started = time.perf_counter()
+    experiment = build(config)
+    source = experiment.train_source()
+    mesh = sharding.make_mesh()
+    evaluator = Evaluator(experiment, mesh)
+    steps_per_epoch = len(source) // config.batch_size
+    num_steps = config.epochs * steps_per_epoch
+    labelled = f", {len(evaluator.source)} labelled to test on" if evaluator.source else ""
+    say(
+        f"{len(source)} images{labelled}, {len(experiment.classes.names)} classes, "
+        f"{len(experiment.templates)} templates, {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} device(s)"
+    )
+
+    shapes = experiment.student_shapes()
+    keywords = experiment.step_keywords(shapes, steps_per_epoch=steps_per_epoch)
+    run_step = jax.jit(
+        functools.partial(train_step, **keywords),
+        donate_argnums=0,
+        out_shardings=sharding.replicated(mesh),
+    )
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(workdir, to_keep=config.checkpoints_to_keep))
+        )
+        first_step = checkpoints.latest_step or 0
+        if first_step:
+            like = state_shapes(shapes, optimizer=keywords["optimizer"])
+            state, notes = checkpoints.restore(like, sharding=sharding.replicated(mesh))
+            say(f"resuming {workdir} at step {first_step} of {num_steps}")
+        else:
+            student = experiment.zero_shot_student()
+            state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
+            zeroshot_top1 = evaluator(zeroshot=state.params)["zeroshot"]
+            notes = {"seconds": 0.0, "zeroshot_top1": zeroshot_top1, "best_by_labels": None}
+        _write_config(workdir, config)
+        say(f"zero-shot accuracy {percent(notes['zeroshot_top1'])}")
+
+        def save(step: int) -> None:
+            seconds = notes["seconds"] + time.perf_counter() - started
+            checkpoints.save(state, step=step, notes=notes | {"seconds": seconds})
+
+        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir, step=first_step)))
+        progress = Progress(
+            writer,
+            first_step=first_step,
+            num_steps=num_steps,
+            steps_per_epoch=steps_per_epoch,
+            log_every_steps=config.log_every_steps,
+            batch_size=config.batch_size,
+        )
+        failed = FailedImages(source, max_fraction=config.loader.max_failed_fraction)
+        batches = stack.enter_context(experiment.train_batches(source, start_step=first_step))
+        scores = None
+        for step, batch in enumerate(batches, start=first_step + 1):
+            failed.note(batch["failed"])
+            arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
+            state, metrics = run_step(state, sharding.to_mesh(arrays, mesh))
+            progress.step(step, metrics)
+            epoch, past_epoch = divmod(step, steps_per_epoch)
+            if past_epoch:
+                continue
+            last = step == num_steps
+            if last or epoch % config.eval_every_epochs == 0:
+                scores = evaluator(student=state.params, teacher=state.teacher_params)
+                progress.evaluated(step, scores)
+                notes["best_by_labels"] = _better(notes["best_by_labels"], epoch, scores)
+            if last or epoch % config.checkpoint_every_epochs == 0:
+                save(step)
+        if scores is None:
+            scores = evaluator(student=state.params, teacher=state.teacher_params)
+    result = {
+        "zeroshot_top1": notes["zeroshot_top1"],
+        "student_top1": scores["student"],
+        "teacher_top1": scores["teacher"],
+        "best_by_labels": notes["best_by_labels"],
+        "steps": num_steps,
+        "seconds": round(notes["seconds"] + time.perf_counter() - started, 2),
+        "failed_images": len(failed),
+        "student_digest": digest(state.params),
+        "teacher_digest": digest(state.teacher_params),
+    }
+    _write_json(os.path.join(workdir, "result.json"), result)
+    say(
+        f"zero-shot {percent(result['zeroshot_top1'])} -> student "
+        f"{percent(result['student_top1'])} -> teacher {percent(result['teacher_top1'])}"
+        f" in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and checkpoints "
+        f"are in {workdir}"
+    )
+    return result
+
+
+def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
+    """Scores the latest checkpoint of `workdir` on the config's test images.
+
+    Writes eval.json under `workdir`.
+
+    Returns:
+      Its content.
+
+    Raises:
+      UserError: the input is bad, or `workdir` has no checkpoint.
+    """
+    experiment = build(config)
+    mesh = sharding.make_mesh()
+    evaluator = Evaluator(experiment, mesh)
+    if evaluator.source is None:
+        raise UserError("config.dataset.test is empty; it must be the folder to score on")
+    folder = os.path.join(workdir, "checkpoints")
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} does not exist; train into this workdir first")
+    checkpoints = Checkpoints(workdir, to_keep=config.checkpoints_to_keep)
+    shapes = experiment.student_shapes()
+    keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
+    like = state_shapes(shapes, optimizer=keywords["optimizer"])
+    state, notes = checkpoints.restore(like, sharding=sharding.replicated(mesh))
+    scores = evaluator(student=state.params, teacher=state.teacher_params)
+    result = {
+        "zeroshot_top1": notes["zeroshot_top1"],
+        "student_top1": scores["student"],
+        "teacher_top1": scores["teacher"],
+        "steps": int(state.step),
+        "images": len(evaluator.source),
+    }
+    _write_json(os.path.join(workdir, "eval.json"), result)
+    say(
+        f"step {result['steps']}: student {percent(result['student_top1'])}, teacher "
+        f"{percent(result['teacher_top1'])} of {result['images']} images; written to "
+        f"{workdir}/eval.json"
+    )
+    return result
+
+
+def read_workdir_config(workdir: str) -> ml_collections.ConfigDict:
+    """The config that a run left in its workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give --config") from error
+    config = default_config()
+    known = dict(flat_fields(config))
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_field(name)
+        config.update_from_flattened_dict({name: _like(known[name], value)})
+    return config
+
+
+def _like(default: Any, value: Any) -> Any:
+    return tuple(value) if isinstance(default, tuple) else value
+
+
+def _better(best: Result | None, epoch: int, scores: dict[str, float | None]) -> Result | None:
+    """The epoch whose teacher scores best on the labelled test images: not a label-free result."""
+    top1 = scores["teacher"]
+    if top1 is None or (best and best["teacher_top1"] >= top1):
+        return best
+    return {"epoch": epoch, "teacher_top1": top1}
+
+
+def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
+    path = os.path.join(workdir, "config.json")
+    fields = dict(flat_fields(config))
+    if os.path.exists(path):
+        before = dict(flat_fields(read_workdir_config(workdir)))
+        for name in sorted(fields):
+            if before[name] != fields[name]:
+                say(f"config.{name} is now {fields[name]!r}, was {before[name]!r}")
+    _write_json(path, fields)
+
+
+def _write_json(path: str, values: Result) -> None:
+    temporary = f"{path}.tmp"
+    pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, path)

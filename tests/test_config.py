@@ -1,0 +1,135 @@
+"""Fields and their refusals."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from must_jax import config as config_lib
+from must_jax.errors import UserError
+
+CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.fixture
+def config():
+    fields = config_lib.default_config()
+    fields.checkpoint = "clip"
+    fields.dataset.train = "train"
+    fields.dataset.class_names = "names"
+    fields.dataset.templates = "templates"
+    return fields
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_passes_its_own_checks(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parents[1])
+    config_lib.check_config(load(path))
+
+
+def test_imagenet_is_the_published_recipe(monkeypatch):
+    """The row of the recipes' table; steps and rates follow from it."""
+    config = load(CONFIGS[0].with_name("imagenet.py"))
+    published = {
+        "mask_patch_size": 32,
+        "ema_decay_initial": 0.999,
+        "ema_warmup_steps": 2000,
+        "mask_ratio": 0.3,
+        "align_weight": 0.2,
+        "fair_weight": 1.0,
+        "confidence_threshold": 0.7,
+        "learning_rate": 2e-5,
+        "epochs": 30,
+        "batch_size": 1024,
+        "image_size": 224,
+    }
+    assert {name: config[name] for name in published} == published
+
+
+def test_a_new_field_can_not_be_added(config):
+    with pytest.raises(AttributeError, match="batch_size"):
+        config.batch_siz = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("batchsize", "batch_size"),
+        ("lerning_rate", "learning_rate"),
+        ("crop_area", "strong_view.crop_area"),
+        ("dataset.trian", "dataset.train"),
+        ("loader.num_thread", "loader.num_threads"),
+    ],
+)
+def test_unknown_fields_are_told_the_nearest(name, nearest):
+    assert f"did you mean {nearest}?" in str(config_lib.unknown_field(name))
+
+
+def test_a_name_like_no_other_gets_no_guess():
+    assert "did you mean" not in str(config_lib.unknown_field("zzzzzz"))
+
+
+def test_a_field_of_another_type_is_refused(config):
+    with config.unlocked(), config.ignore_type():
+        config.batch_size = "many"
+    with pytest.raises(UserError, match=r"batch_size is 'many'.*type str.*type int"):
+        config_lib.check_config(config)
+
+
+def test_an_unknown_field_is_refused(config):
+    with config.unlocked():
+        config.mask_rato = 0.5
+    with pytest.raises(UserError, match="mask_rato; did you mean mask_ratio"):
+        config_lib.check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("checkpoint", ""),
+        ("dataset.train", ""),
+        ("batch_size", 0),
+        ("epochs", 0),
+        ("mask_ratio", 1.5),
+        ("mask_ratio", float("nan")),
+        ("learning_rate", -1.0),
+        ("learning_rate", float("inf")),
+        ("weight_decay", float("nan")),
+        ("confidence_threshold", -0.1),
+        ("strong_view.crop_area", (0.5, 0.4)),
+        ("strong_view.crop_area", (0.0, 1.0)),
+        ("strong_view.crop_area", (0.5,)),
+        ("strong_view.crop_area", ("a", "b")),
+        ("strong_view.magnitude", 11.0),
+        ("dtype", "float16"),
+        ("mask_patch_size", 33),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(config, name, value):
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=f"config.{name} is ") as refusal:
+        config_lib.check_config(config)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("image_size", 225), ("mask_patch_size", 40)])
+def test_sizes_that_patches_do_not_fill_are_refused(config, field, value):
+    config[field] = value
+    with pytest.raises(UserError, match=f"{field} is {value}.*patch size 16"):
+        config_lib.check_patches(config, patch_size=16)
+
+
+def test_batches_must_be_divided_by_the_devices_and_filled_by_the_images(config):
+    config.batch_size = 100
+    with pytest.raises(UserError, match=r"100, which 8 devices don't divide.* 96 or 104"):
+        config_lib.check_batch(config, num_images=1000, num_devices=8)
+    with pytest.raises(UserError, match="100, more than the 99 images of train"):
+        config_lib.check_batch(config, num_images=99, num_devices=4)
+    config_lib.check_batch(config, num_images=100, num_devices=4)

@@ -1,0 +1,258 @@
+"""Whole runs on a random little CLIP: what they write, resume, report and refuse."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tiny_run
+
+from must_jax.convert.converted import SPEC_FILE
+from must_jax.errors import UserError
+from must_jax.train import read_workdir_config, score, train
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """A finished run and its result."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, train(tiny_run.config(inputs), str(workdir))
+
+
+def metrics_of(workdir):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
+
+
+def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert result["steps"] == 8
+    assert result["failed_images"] == 0
+    for name in ("zeroshot_top1", "student_top1", "teacher_top1"):
+        assert 0 <= result[name] <= 1
+        # 21 test images: any exact count is a multiple of 1/21.
+        assert abs(result[name] * 21 - round(result[name] * 21)) < 1e-9
+    assert len(result["student_digest"]) == len(result["teacher_digest"]) == 64
+    assert result["student_digest"] != result["teacher_digest"]
+    lines = metrics_of(workdir)
+    assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
+    assert [line["step"] for line in lines if "eval/teacher_top1" in line] == [4, 8]
+    assert set(lines[0]) == {"step"} | {
+        f"train/{name}"
+        for name in (
+            "loss",
+            "loss_self_train",
+            "loss_fair",
+            "loss_mim",
+            "loss_align",
+            "confident_fraction",
+            "learning_rate",
+            "ema_decay",
+            "grad_norm",
+        )
+    }
+    assert list((workdir / "tensorboard").glob("events.*"))
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["8"]
+    best = result["best_by_labels"]
+    assert best["teacher_top1"] >= result["teacher_top1"]
+
+
+def test_the_same_run_again_ends_with_the_same_bits(finished, inputs, tmp_path):
+    config = tiny_run.config(inputs)
+    config.loader.num_threads = 1
+    again = train(config, str(tmp_path / "run"))
+    assert again["student_digest"] == finished[1]["student_digest"]
+    assert again["teacher_digest"] == finished[1]["teacher_digest"]
+    assert metrics_of(tmp_path / "run") == metrics_of(finished[0])
+
+
+def test_another_seed_ends_elsewhere(finished, inputs, tmp_path):
+    config = tiny_run.config(inputs)
+    config.seed = 1
+    result = train(config, str(tmp_path / "run"))
+    assert result["student_digest"] != finished[1]["student_digest"]
+    assert result["zeroshot_top1"] == finished[1]["zeroshot_top1"]
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(finished, inputs, tmp_path, monkeypatch):
+    class InterruptedRunError(Exception):
+        pass
+
+    from must_jax.progress import Progress
+
+    log = Progress.step
+
+    def step(self, step, metrics):
+        log(self, step, metrics)
+        if step == 7:
+            raise InterruptedRunError
+
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "step", step)
+        with pytest.raises(InterruptedRunError):
+            train(tiny_run.config(inputs), str(workdir))
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["4"]
+    assert metrics_of(workdir)[-1]["step"] == 6
+    result = train(tiny_run.config(inputs), str(workdir))
+    expected = finished[1]
+    for name in ("student_digest", "teacher_digest", "zeroshot_top1", "best_by_labels", "steps"):
+        assert result[name] == expected[name], name
+    assert metrics_of(workdir) == metrics_of(finished[0])
+
+
+def test_a_finished_run_is_reported_again_and_not_trained_on(finished, inputs):
+    workdir, expected = finished
+    before = metrics_of(workdir)
+    result = train(tiny_run.config(inputs), str(workdir))
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+    assert metrics_of(workdir) == before
+
+
+def test_eval_scores_a_workdir_as_training_did(finished, capsys):
+    workdir, expected = finished
+    result = score(read_workdir_config(str(workdir)), str(workdir))
+    for name in ("zeroshot_top1", "student_top1", "teacher_top1", "steps"):
+        assert result[name] == expected[name]
+    assert result["images"] == 21
+    assert json.loads((workdir / "eval.json").read_text()) == result
+    assert "step 8: student" in capsys.readouterr().out
+
+
+def test_the_config_in_the_workdir_is_the_one_it_was_run_with(finished, inputs):
+    assert read_workdir_config(str(finished[0])).to_dict() == tiny_run.config(inputs).to_dict()
+
+
+def test_without_test_images_accuracies_are_null(inputs, tmp_path):
+    config = tiny_run.config(inputs)
+    config.dataset.test = ""
+    config.epochs = 1
+    result = train(config, str(tmp_path / "run"))
+    assert result["zeroshot_top1"] is result["student_top1"] is result["teacher_top1"] is None
+    assert result["best_by_labels"] is None
+    with pytest.raises(UserError, match=r"dataset\.test is empty"):
+        score(config, str(tmp_path / "run"))
+
+
+def test_labels_in_the_training_folder_reach_a_metric_alone(inputs, finished, tmp_path):
+    """The same images in class folders: the same parameters, and pseudo-label accuracy."""
+    labelled = tmp_path / "train"
+    names = sorted(path.name for path in (inputs / "train").iterdir())
+    # Sorted paths keep their order, so that records are the same.
+    for i, name in enumerate(names):
+        target = labelled / sorted(tiny_run.CLASSES)[i * 3 // len(names)] / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(inputs / "train" / name, target)
+    config = tiny_run.config(inputs)
+    config.dataset.train = str(labelled)
+    result = train(config, str(tmp_path / "run"))
+    assert result["student_digest"] == finished[1]["student_digest"]
+    lines = [line for line in metrics_of(tmp_path / "run") if "train/loss" in line]
+    assert all(0 <= line["train/pseudo_label_accuracy"] <= 1 for line in lines)
+
+
+def test_images_that_do_not_decode_are_skipped_named_and_counted(inputs, tmp_path, capsys):
+    shutil.copytree(inputs / "train", tmp_path / "train")
+    (tmp_path / "train" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    config = tiny_run.config(inputs)
+    config.dataset.train = str(tmp_path / "train")
+    config.loader.max_failed_fraction = 0.05
+    result = train(config, str(tmp_path / "run"))
+    assert result["failed_images"] == 1
+    assert capsys.readouterr().out.count("broken.png: it does not decode") == 1
+    config.loader.max_failed_fraction = 0.01
+    with pytest.raises(UserError, match=r"1 of the 37 images.*max_failed_fraction"):
+        train(config, str(tmp_path / "stopped"))
+
+
+def test_a_test_image_that_does_not_decode_is_named_and_left_out(inputs, tmp_path, capsys):
+    shutil.copytree(inputs / "test", tmp_path / "test")
+    (tmp_path / "test" / "star" / "broken.jpg").write_bytes(b"nothing")
+    config = tiny_run.config(inputs)
+    config.dataset.test = str(tmp_path / "test")
+    config.epochs = 1
+    train(config, str(tmp_path / "run"))
+    assert capsys.readouterr().out.count("broken.jpg does not decode") == 1
+
+
+def test_changed_fields_are_told_on_resuming(inputs, finished, tmp_path, capsys):
+    shutil.copytree(finished[0], tmp_path / "run")
+    config = tiny_run.config(inputs)
+    config.log_every_steps = 1
+    train(config, str(tmp_path / "run"))
+    assert "config.log_every_steps is now 1, was 2" in capsys.readouterr().out
+
+
+def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "classes.txt").write_text("circle\nsquare\nstar\nmoon\n")
+    config = tiny_run.config(inputs)
+    config.dataset.class_names = str(tmp_path / "classes.txt")
+    with pytest.raises(UserError, match="does not fit this config's checkpoint and classes"):
+        train(config, str(tmp_path / "run"))
+
+
+BAD_INPUTS = {
+    "no train folder": ({"dataset.train": "{tmp}/nowhere"}, r"nowhere does not exist"),
+    "no images": ({"dataset.train": "{tmp}/empty"}, r"no images in .*empty"),
+    "a file for a folder": ({"dataset.train": "{inputs}/classes.txt"}, r"is not a folder"),
+    "flat test folder": ({"dataset.test": "{inputs}/train"}, r"train"),
+    "no class names": ({"dataset.class_names": "{tmp}/nothing.txt"}, r"nothing\.txt"),
+    "duplicates": ({"dataset.class_names": "{tmp}/twice.txt"}, r"twice\.txt:3: .*line 1"),
+    "template without a slot": ({"dataset.templates": "{tmp}/slotless.txt"}, r"slotless\.txt:2"),
+    "no checkpoint": ({"checkpoint": "{tmp}/nowhere"}, r"nowhere"),
+    "unknown checkpoint": ({"checkpoint": "{tmp}/empty"}, r"empty.*convert_clip_weights"),
+    "image size": ({"image_size": 18, "mask_patch_size": 6}, r"image_size is 18.*patch size 4"),
+    "mask size": ({"image_size": 24, "mask_patch_size": 6}, r"mask_patch_size is 6"),
+    "mask does not divide": ({"mask_patch_size": 12}, r"mask_patch_size is 12.*divisor"),
+    "batch and devices": ({"batch_size": 12}, r"batch_size is 12, which 8 devices don't divide"),
+    "batch and data": ({"batch_size": 40}, r"batch_size is 40, more than the 36 images"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line_and_writes_nothing(case, inputs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.txt").write_text("# only a comment\n")
+    (tmp_path / "twice.txt").write_text("star\nmoon\nstar\n")
+    (tmp_path / "slotless.txt").write_text("a {}.\na photo.\n")
+    overrides, message = BAD_INPUTS[case]
+    config = tiny_run.config(inputs)
+    for name, value in overrides.items():
+        if isinstance(value, str):
+            value = value.format(tmp=tmp_path, inputs=inputs)
+        config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=message) as refusal:
+        train(config, str(tmp_path / "run"))
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_of_an_empty_workdir_is_refused_and_writes_nothing(inputs, tmp_path):
+    with pytest.raises(UserError, match="train into this workdir first"):
+        score(tiny_run.config(inputs), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"config\.json cannot be read"):
+        read_workdir_config(str(tmp_path))
+
+
+def test_another_image_size_resamples_the_position_embeddings(inputs, tmp_path):
+    config = tiny_run.config(inputs)
+    config.image_size = 24
+    config.epochs = 1
+    assert (
+        json.loads((pathlib.Path(config.checkpoint) / SPEC_FILE).read_text())["vision"][
+            "image_size"
+        ]
+        == 16
+    )
+    result = train(config, str(tmp_path / "run"))
+    assert np.isfinite(result["teacher_top1"])
