@@ -1,0 +1,121 @@
+"""The converted checkpoint: a directory of parameters, architecture and tokenizer."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from must_jax.errors import UserError
+from must_jax.models.spec import ClipSpec
+
+SPEC_FILE = "clip.json"
+PARAMS = "params"
+TOKENIZER = "tokenizer"
+FORMAT = 1
+
+Params = dict[str, dict]
+
+
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuses a target that must not be written.
+
+    Raises:
+      UserError: it exists, and `overwrite` is false or it is something else than a checkpoint.
+    """
+    if (target.exists() or target.is_symlink()) and not overwrite:
+        raise UserError(f"{target}: exists already; name another one, or pass --overwrite")
+    if target.exists() and not (target / SPEC_FILE).is_file():
+        raise UserError(f"{target}: is no converted checkpoint, so it will not be overwritten")
+
+
+@contextlib.contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Gives a temporary directory beside `target`, which replaces `target` if the block succeeds.
+
+    If it fails, nothing is left behind and an existing `target` is untouched.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    try:
+        fresh = scratch / "new"
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            target.rename(scratch / "old")
+        try:
+            fresh.rename(target)
+        except OSError:
+            if (scratch / "old").exists():
+                (scratch / "old").rename(target)
+            raise
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_converted(folder: Path, *, spec: ClipSpec, params: Params, source: str) -> None:
+    """Writes `clip.json` and the parameters {"vision": ..., "text": ...} into an empty folder.
+
+    `source` is recorded as where the checkpoint came from.
+    """
+    record = {"format": FORMAT, "source": source, **json.loads(spec.to_json())}
+    ocp.save(folder / PARAMS, params)
+    (folder / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
+    """The architecture and the float32 numpy parameters of a converted checkpoint.
+
+    Returns:
+      The spec, and {"vision": ..., "text": ...}. The tokenizer lies in `path`/tokenizer.
+
+    Raises:
+      UserError: `path` is missing, damaged, or no converted checkpoint.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; expected a converted checkpoint")
+    if not (path / SPEC_FILE).is_file():
+        raise UserError(
+            f"{path}: no converted checkpoint (no {SPEC_FILE}); make one with "
+            f"python tools/convert_clip_weights.py {path} TARGET"
+        )
+    try:
+        text = (path / SPEC_FILE).read_text(encoding="utf-8")
+        record = json.loads(text)
+        if record.get("format") != FORMAT:
+            raise UserError(
+                f"{path / SPEC_FILE}: format {record.get('format')!r} is not {FORMAT}; convert the "
+                "checkpoint again with this version"
+            )
+        spec = ClipSpec.from_json(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path / SPEC_FILE}: damaged ({error!r}); convert again") from error
+    try:
+        params = ocp.load(path / PARAMS)
+        trees = {"vision": params["vision"], "text": params["text"]}
+    except Exception as error:
+        # Orbax and tensorstore raise many types for missing and damaged files.
+        first_line = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path / PARAMS}: damaged ({first_line}); convert again") from error
+    return spec, _as_numpy(trees)
+
+
+def _as_numpy(tree: Params) -> Params:
+    return {
+        key: _as_numpy(value) if isinstance(value, dict) else np.asarray(value)
+        for key, value in tree.items()
+    }

@@ -1,0 +1,193 @@
+"""Reads the tensors of a PyTorch archive without PyTorch, and without running what it holds."""
+
+import collections
+import io
+import math
+import pickle
+import types
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from must_jax.errors import UserError
+
+_STORAGE_DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+# Values of a TorchScript module that are not tensors: they are read past, never interpreted.
+_INERT_GLOBALS = {
+    ("torch", "device"),
+    ("torch", "Size"),
+    ("torch.jit._pickle", "build_boollist"),
+    ("torch.jit._pickle", "build_doublelist"),
+    ("torch.jit._pickle", "build_intlist"),
+    ("torch.jit._pickle", "build_tensorlist"),
+    ("torch.jit._pickle", "restore_type_tag"),
+}
+
+
+class ForbiddenGlobalError(pickle.UnpicklingError):
+    """A pickle asked for a name that is no part of a tensor. The message is that name."""
+
+
+class _Module:
+    """Stands for an object of any class that a TorchScript archive defines: attributes alone."""
+
+
+class _Call:
+    """An immutable callable, so that no pickle instruction can alter what it does."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"attribute {name} set on a function")
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> np.ndarray:
+    """A copy of the view that (offset, size, stride), in elements, cut out of a storage."""
+    numbers = (offset, *size, *stride)
+    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
+        raise pickle.UnpicklingError(f"tensor of size {size} and stride {stride} at {offset}")
+    if not math.prod(size):
+        return np.zeros(size, storage.dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if last >= storage.size or math.prod(size) > storage.size:
+        raise pickle.UnpicklingError(f"tensor of size {size} is larger than its storage")
+    strides = [step * storage.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
+
+
+def _inert(*_: Any) -> None:
+    return None
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Admits the names that rebuild tensors, and puts inert stand-ins for TorchScript's classes."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")), encoding="utf-8")
+        self._archive = archive
+        self._root = root
+        self._storages: dict[str, np.ndarray] = {}
+        names = set(archive.namelist())
+        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+        self._byte_order = ">" if order.strip() == b"big" else "<"
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _Call(_rebuild_tensor)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _Call(lambda tensor, *_: tensor)
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return name
+        if module == "__torch__" or module.startswith("__torch__."):
+            return types.new_class(name, (_Module,))
+        if (module, name) in _INERT_GLOBALS:
+            return _Call(_inert)
+        # The name is the stranger's: it must not write to the terminal anything but letters.
+        raise ForbiddenGlobalError(f"{module}.{name}".encode("unicode_escape").decode())
+
+    def persistent_load(self, pid: Any) -> np.ndarray:
+        kind, type_name, key, _, count = pid
+        dtype = _STORAGE_DTYPES.get(type_name)
+        if kind != "storage" or dtype is None or not isinstance(key, str):
+            raise pickle.UnpicklingError(f"{kind!r} in place of a tensor's storage")
+        if key not in self._storages:
+            data = self._archive.read(f"{self._root}data/{key}")
+            if len(data) < count * dtype.itemsize:
+                raise pickle.UnpicklingError(f"storage {key} is shorter than it says")
+            ordered = np.frombuffer(data, dtype.newbyteorder(self._byte_order), count)
+            self._storages[key] = ordered.astype(dtype, copy=False)
+        storage = self._storages[key]
+        if storage.dtype != dtype:
+            raise pickle.UnpicklingError(f"storage {key} is used with two types")
+        return storage
+
+
+def _module_tensors(module: _Module, prefix: str) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, np.ndarray):
+            tensors[prefix + name] = value
+        elif isinstance(value, _Module):
+            tensors |= _module_tensors(value, f"{prefix}{name}.")
+    return tensors
+
+
+def _state_dict(root: Any) -> dict[str, np.ndarray] | None:
+    if isinstance(root, _Module):
+        return _module_tensors(root, "")
+    if not isinstance(root, Mapping):
+        return None
+    for key in ("state_dict", "model"):
+        if isinstance(root.get(key), Mapping):
+            return _state_dict(root[key])
+    tensors = {k: v for k, v in root.items() if isinstance(v, np.ndarray) and isinstance(k, str)}
+    # Data-parallel training puts every name below one module of this name.
+    if tensors and all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
+
+
+def read_torch_archive(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a TorchScript archive or of a saved state dict, in their own types.
+
+    A state dict may lie below `state_dict` or `model`. The pickle inside may name nothing but what
+    rebuilds tensors; the code inside a TorchScript archive is never read.
+
+    Raises:
+      UserError: the file is none of these, is damaged, or its pickle asks for anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+            if len(pickles) != 1:
+                raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
+            tensors = _state_dict(_TensorUnpickler(archive, pickles[0][: -len("data.pkl")]).load())
+    except ForbiddenGlobalError as error:
+        raise UserError(
+            f"{path}: refused, its pickle asks for {error}, which is no part of a tensor; "
+            "save the state dict alone, with torch.save(model.state_dict(), path)"
+        ) from error
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{path}: not a PyTorch archive, or damaged ({error}); files of torch.save before "
+            "PyTorch 1.6 have to be saved again with a newer one"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UserError:
+        raise
+    except Exception as error:
+        # A damaged pickle can make the unpickler raise nearly anything.
+        raise UserError(
+            f"{path}: a damaged PyTorch archive ({type(error).__name__}: {error})"
+        ) from error
+    if not tensors:
+        raise UserError(f"{path}: holds no state dict; expected one, bare or below state_dict")
+    return tensors

@@ -1,0 +1,189 @@
+"""CLIP checkpoints with random weights, as other libraries save them, for the conversion tests."""
+
+import json
+from collections import OrderedDict
+
+import torch
+import transformers
+from transformers import CLIPConfig, CLIPModel
+
+transformers.utils.logging.disable_progress_bar()
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
+
+TINY = {
+    "vision": {
+        "hidden_size": 128,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    },
+    "text": {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 1,
+        "vocab_size": 99,
+        "max_position_embeddings": 16,
+        "eos_token_id": 98,
+        "bos_token_id": 97,
+    },
+    "projection_dim": 48,
+}
+
+
+def write_tokenizer(folder, vocab_size):
+    """A letter tokenizer of exactly `vocab_size` tokens, start and end being the last two."""
+    tokens = [letter + end for end in ("", "</w>") for letter in LETTERS]
+    tokens += [f"unused{i}" for i in range(vocab_size - 2 - len(tokens))] + [START, END]
+    assert len(tokens) == vocab_size
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+def make_clip(*, vision=None, text=None, seed=0, **config):
+    """A `CLIPModel` whose every parameter is random, biases and norms included."""
+    torch.manual_seed(seed)
+    model = CLIPModel(CLIPConfig(vision_config=vision or {}, text_config=text or {}, **config))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "logit_scale":
+                parameter.fill_(4.6052)
+            elif parameter.ndim < 2:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save_clip(model, folder, **options):
+    """Saves in Hugging Face layout, with a tokenizer."""
+    model.save_pretrained(folder, **options)
+    write_tokenizer(folder, model.config.text_config.vocab_size)
+    return folder
+
+
+class OpenAIBlock(torch.nn.Module):
+    def __init__(self, width, heads, mlp, mask):
+        super().__init__()
+        self.attn = torch.nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_1 = torch.nn.LayerNorm(width)
+        layers = [("c_fc", torch.nn.Linear(width, mlp)), ("c_proj", torch.nn.Linear(mlp, width))]
+        self.mlp = torch.nn.Sequential(OrderedDict(layers))
+        self.ln_2 = torch.nn.LayerNorm(width)
+        self.attn_mask = mask
+
+    def forward(self, x):
+        y = self.ln_1(x)
+        x = x + self.attn(y, y, y, need_weights=False, attn_mask=self.attn_mask)[0]
+        hidden = self.mlp.c_fc(self.ln_2(x))
+        return x + self.mlp.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+
+
+class OpenAITransformer(torch.nn.Module):
+    def __init__(self, width, depth, mlp, mask=None):
+        super().__init__()
+        blocks = [OpenAIBlock(width, width // 64, mlp, mask) for _ in range(depth)]
+        self.resblocks = torch.nn.Sequential(*blocks)
+
+    def forward(self, x):
+        return self.resblocks(x)
+
+
+class OpenAIVision(torch.nn.Module):
+    def __init__(self, config, embed_dim):
+        super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.conv1 = torch.nn.Conv2d(3, width, patch, patch, bias=False)
+        self.class_embedding = torch.nn.Parameter(torch.zeros(width))
+        tokens = (config.image_size // patch) ** 2 + 1
+        self.positional_embedding = torch.nn.Parameter(torch.zeros(tokens, width))
+        self.ln_pre = torch.nn.LayerNorm(width)
+        self.transformer = OpenAITransformer(
+            width, config.num_hidden_layers, config.intermediate_size
+        )
+        self.ln_post = torch.nn.LayerNorm(width)
+        self.proj = torch.nn.Parameter(torch.zeros(width, embed_dim))
+
+    def forward(self, x):
+        x = self.conv1(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_embedding.expand(x.shape[0], 1, -1), x], 1)
+        x = self.transformer(self.ln_pre(x + self.positional_embedding))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class OpenAIClip(torch.nn.Module):
+    """OpenAI's parameter names and computation, on the architecture of a `CLIPModel`."""
+
+    def __init__(self, config):
+        super().__init__()
+        text = config.text_config
+        length, width = text.max_position_embeddings, text.hidden_size
+        mask = torch.full((length, length), float("-inf")).triu(1)
+        self.visual = OpenAIVision(config.vision_config, config.projection_dim)
+        self.transformer = OpenAITransformer(
+            width, text.num_hidden_layers, text.intermediate_size, mask
+        )
+        self.token_embedding = torch.nn.Embedding(text.vocab_size, width)
+        self.positional_embedding = torch.nn.Parameter(torch.zeros(length, width))
+        self.ln_final = torch.nn.LayerNorm(width)
+        self.text_projection = torch.nn.Parameter(torch.zeros(width, config.projection_dim))
+        self.logit_scale = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("input_resolution", torch.tensor(config.vision_config.image_size))
+        self.register_buffer("context_length", torch.tensor(length))
+        self.register_buffer("vocab_size", torch.tensor(text.vocab_size))
+
+    def forward(self, image, text):
+        x = self.transformer(self.token_embedding(text) + self.positional_embedding)
+        ends = text.argmax(-1)
+        texts = self.ln_final(x)[torch.arange(x.shape[0]), ends] @ self.text_projection
+        images = self.visual(image)
+        return torch.nn.functional.normalize(images, dim=-1), texts
+
+
+def to_openai(model):
+    """An `OpenAIClip` with the weights of a `CLIPModel`, moved over by assignment."""
+    clip = OpenAIClip(model.config)
+    towers = [
+        (clip.visual.transformer, model.vision_model.encoder),
+        (clip.transformer, model.text_model.encoder),
+    ]
+    embeddings = model.vision_model.embeddings
+    moves = [
+        (clip.visual.conv1.weight, embeddings.patch_embedding.weight),
+        (clip.visual.class_embedding, embeddings.class_embedding),
+        (clip.visual.positional_embedding, embeddings.position_embedding.weight),
+        (clip.visual.proj, model.visual_projection.weight.T),
+        (clip.token_embedding.weight, model.text_model.embeddings.token_embedding.weight),
+        (clip.positional_embedding, model.text_model.embeddings.position_embedding.weight),
+        (clip.text_projection, model.text_projection.weight.T),
+        (clip.logit_scale, model.logit_scale),
+    ]
+    modules = [
+        (clip.visual.ln_pre, model.vision_model.pre_layrnorm),
+        (clip.visual.ln_post, model.vision_model.post_layernorm),
+        (clip.ln_final, model.text_model.final_layer_norm),
+    ]
+    for tower, encoder in towers:
+        for block, layer in zip(tower.resblocks, encoder.layers, strict=True):
+            attention = layer.self_attn
+            qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
+            moves += [
+                (block.attn.in_proj_weight, torch.cat([x.weight for x in qkv])),
+                (block.attn.in_proj_bias, torch.cat([x.bias for x in qkv])),
+            ]
+            modules += [
+                (block.attn.out_proj, attention.out_proj),
+                (block.ln_1, layer.layer_norm1),
+                (block.ln_2, layer.layer_norm2),
+                (block.mlp.c_fc, layer.mlp.fc1),
+                (block.mlp.c_proj, layer.mlp.fc2),
+            ]
+    for ours, theirs in modules:
+        moves += [(ours.weight, theirs.weight), (ours.bias, theirs.bias)]
+    with torch.no_grad():
+        for ours, theirs in moves:
+            ours.copy_(theirs)
+    return clip.eval()

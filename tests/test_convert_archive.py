@@ -1,0 +1,238 @@
+"""The reader of PyTorch archives: bit for bit what torch reads, and nothing but tensors."""
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from must_jax.convert.torch_archive import read_torch_archive
+from must_jax.errors import UserError
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+def bits(tensor):
+    """A tensor's bytes, which also tell apart the NaNs and the zeros."""
+    return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def assert_reads(tensors, path):
+    torch.save(tensors, path)
+    ours = read_torch_archive(path)
+    assert list(ours) == list(tensors)
+    for name, tensor in tensors.items():
+        assert ours[name].shape == tuple(tensor.shape), name
+        assert str(ours[name].dtype) == str(tensor.dtype).removeprefix("torch."), name
+        assert ours[name].tobytes() == bits(tensor.reshape(-1)), name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_floats_bit_for_bit(dtype, tmp_path):
+    values = torch.randn(257).to(dtype)
+    special = torch.tensor([float("nan"), float("inf"), -0.0, 1e-45, 6e-8, 65504.0]).to(dtype)
+    assert_reads({"a": values, "b": special}, tmp_path / "a.pt")
+
+
+@pytest.mark.parity
+def test_integers_and_booleans(tmp_path):
+    tensors = {str(dtype): torch.arange(5).to(dtype) for dtype in INTEGERS}
+    tensors["torch.bool"] = torch.tensor([True, False])
+    torch.save(tensors, tmp_path / "a.pt")
+    for name, ours in read_torch_archive(tmp_path / "a.pt").items():
+        np.testing.assert_array_equal(ours, tensors[name].numpy())
+
+
+@pytest.mark.parity
+def test_views_of_every_kind(tmp_path):
+    base = torch.randn(4, 6, 5)
+    assert_reads(
+        {
+            "base": base,
+            "transposed": base.transpose(0, 2),
+            "strided": base[1::2, ::3, 2:],
+            "row": base[3, 5],
+            "scalar": base[3, 5, 4],
+            "also": base.view(20, 6),
+            "empty": base[:0],
+            "parameter": torch.nn.Parameter(base.mT),
+        },
+        tmp_path / "a.pt",
+    )
+
+
+def test_views_of_one_storage_do_not_share_memory(tmp_path):
+    base = torch.randn(8)
+    torch.save({"a": base, "b": base[2:]}, tmp_path / "a.pt")
+    ours = read_torch_archive(tmp_path / "a.pt")
+    ours["a"][:] = 0
+    np.testing.assert_array_equal(ours["b"], base[2:].numpy())
+
+
+def test_big_endian_storages(tmp_path):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["a/byteorder"] = b"big"
+    files["a/data/0"] = np.arange(3, dtype=">f4").tobytes()
+    write_archive(tmp_path / "b.pt", files)
+    np.testing.assert_array_equal(read_torch_archive(tmp_path / "b.pt")["a"], [0, 1, 2])
+
+
+def write_archive(path, files):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+class _Reduce:
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+class _Build:
+    """Rebuilt as an admitted object, on which the pickle then sets a forbidden one's attributes."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def __reduce__(self):
+        return OrderedDict, (), self.state
+
+
+def hostile(marker):
+    """Pickles that would leave a file at `marker`, and the names to refuse them by."""
+    command = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w')"
+    raw = command.encode()
+    system = os.system.__module__ + ".system"
+    return {
+        "os.system": (pickle.dumps(_Reduce(os.system, command), 2), system),
+        "eval": (pickle.dumps(_Reduce(eval, code), 2), "__builtin__.eval"),
+        "exec": (pickle.dumps({"a.weight": _Reduce(exec, code)}, 2), "__builtin__.exec"),
+        "stack_global": (pickle.dumps(_Reduce(os.system, command), 4), system),
+        "nested": (pickle.dumps(OrderedDict(state_dict=_Reduce(os.system, command)), 2), system),
+        "getattr": (
+            pickle.dumps(_Reduce(getattr, _Reduce(eval, code), "x"), 4),
+            "builtins.getattr",
+        ),
+        "in_state": (pickle.dumps(_Build({"x": _Reduce(eval, code)}), 4), "builtins.eval"),
+        "inst": (b"(S'" + raw + b"'\nios\nsystem\n.", "os.system"),
+        "obj": (b"(cos\nsystem\nS'" + raw + b"'\no.", "os.system"),
+        "torch_load": (b"ctorch.serialization\nload\n(S'x'\ntR.", "torch.serialization.load"),
+        "torch_hub": (b"ctorch\nhub.load\n(S'x'\ntR.", "torch.hub.load"),
+        "dotted": (
+            b"ctorch._utils\n_rebuild_tensor_v2.__call__.__globals__\n.",
+            "torch._utils._rebuild_tensor_v2.__call__.__globals__",
+        ),
+        "subclass": (
+            b"ccollections\nOrderedDict.fromkeys\n(]tR.",
+            "collections.OrderedDict.fromkeys",
+        ),
+        "control": (
+            b"\x80\x04\x8c\x03a\nb\x8c\x06\x1b[31mc\x93.",
+            "a\\nb.\\x1b[31mc",
+        ),
+        "numpy": (b"cnumpy\nload\n(S'x'\ntR.", "numpy.load"),
+        "like_torchscript": (b"c__torch__x\nModule\n)\x81.", "__torch__x.Module"),
+    }
+
+
+@pytest.mark.parametrize("case", hostile("x"))
+def test_hostile_pickles_are_refused_by_name_and_run_nothing(case, tmp_path):
+    marker = tmp_path / "ran"
+    pickled, name = hostile(marker)[case]
+    path = tmp_path / "a.pt"
+    write_archive(path, {"a/data.pkl": pickled, "a/version": b"3"})
+    with pytest.raises(UserError, match="refused") as error:
+        read_torch_archive(path)
+    assert f"asks for {name}," in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not marker.exists()
+
+
+def test_the_hostile_pickles_would_run(tmp_path):
+    """The oracle of the test above: Python's own unpickler does leave the file."""
+    for case in ("os.system", "eval", "exec", "nested", "inst", "obj", "stack_global"):
+        marker = tmp_path / case
+        pickled, _ = hostile(marker)[case]
+        pickle.loads(pickled)
+        assert marker.exists(), case
+
+
+def test_names_of_torchscript_classes_become_nothing(tmp_path):
+    """Classes below `__torch__` are stand-ins, whatever they are called."""
+    marker = tmp_path / "ran"
+    pickled = b"c__torch__.os\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
+    write_archive(tmp_path / "a.pt", {"a/data.pkl": pickled})
+    with pytest.raises(UserError):
+        read_torch_archive(tmp_path / "a.pt")
+    assert not marker.exists()
+
+
+def test_functions_cannot_be_altered(tmp_path):
+    pickled = b"ctorch._utils\n_rebuild_tensor_v2\nN}S'_call'\nI1\ns\x86b."
+    write_archive(tmp_path / "a.pt", {"a/data.pkl": pickled})
+    with pytest.raises(UserError, match="_call set on a function"):
+        read_torch_archive(tmp_path / "a.pt")
+
+
+def tensor_pickle(size, stride, offset=0, count=4):
+    numbers = [b"(" + b"".join(b"L%dL\n" % n for n in x) + b"t" for x in (size, stride)]
+    return (
+        b"\x80\x02}U\x01actorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\n"
+        b"U\x010U\x03cpuL%dL\ntQL%dL\n" % (count, offset) + b"".join(numbers) + b"\x89}tRs."
+    )
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        {"size": (5,), "stride": (1,)},
+        {"size": (2, 2), "stride": (3, 1)},
+        {"size": (4,), "stride": (1,), "offset": 1},
+        {"size": (2,), "stride": (-1,), "offset": 1},
+        {"size": (1 << 40,), "stride": (0,)},
+        {"size": (2,), "stride": (1, 1)},
+        {"size": (4,), "stride": (1,), "count": 9},
+    ],
+)
+def test_a_tensor_that_leaves_its_storage_is_refused(view, tmp_path):
+    files = {"a/data.pkl": tensor_pickle((4,), (1,)), "a/data/0": np.arange(4.0, dtype="<f4")}
+    write_archive(tmp_path / "good.pt", files)
+    np.testing.assert_array_equal(read_torch_archive(tmp_path / "good.pt")["a"], np.arange(4.0))
+    write_archive(tmp_path / "bad.pt", files | {"a/data.pkl": tensor_pickle(**view)})
+    with pytest.raises(UserError, match="damaged"):
+        read_torch_archive(tmp_path / "bad.pt")
+
+
+def test_damaged_files_are_told_in_one_line(tmp_path):
+    torch.save({"a": torch.zeros(300)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    torch.save({"a": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    contents = {
+        "empty": b"",
+        "cut": whole[: len(whole) // 2],
+        "text": b"hello",
+        "old": (tmp_path / "old.pt").read_bytes(),
+    }
+    write_archive(tmp_path / "zip.pt", {"readme": b"hello"})
+    write_archive(tmp_path / "garbage.pt", {"a/data.pkl": b"\x80\x02garbage"})
+    write_archive(tmp_path / "list.pt", {"a/data.pkl": pickle.dumps([1, 2], 2)})
+    write_archive(tmp_path / "no_storage.pt", {"a/data.pkl": tensor_pickle((4,), (1,))})
+    for name, content in contents.items():
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    for name in [*contents, "zip", "garbage", "list", "no_storage", "absent"]:
+        path = tmp_path / f"{name}.pt"
+        with pytest.raises(UserError) as error:
+            read_torch_archive(path)
+        assert str(error.value).startswith(str(path))
+        assert "\n" not in str(error.value)
