@@ -1,6 +1,7 @@
 """The fields of a run, their defaults, and what they must satisfy."""
 
 import difflib
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -84,6 +85,30 @@ def unknown_field(name: str) -> UserError:
     ]
     hint = f"did you mean {nearest[0]}?" if nearest else "must_jax/config.py lists the fields"
     return UserError(f"config has no field {name}; {hint}")
+
+
+def read_config(path: str) -> ml_collections.ConfigDict:
+    """The config whose flat fields a run left as JSON.
+
+    Raises:
+      UserError: the file is missing, no such JSON, or has fields that are unknown or ill-typed.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = dict(json.load(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); give --config instead") from error
+    config = default_config()
+    defaults = dict(flat_fields(config))
+    for name, value in values.items():
+        if name not in defaults:
+            raise unknown_field(name)
+        value = tuple(value) if isinstance(defaults[name], tuple) else value
+        try:
+            config.update_from_flattened_dict({name: value})
+        except TypeError as error:
+            raise UserError(f"{path}: {name} is {value!r}; give --config instead") from error
+    return config
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:

@@ -1,18 +1,19 @@
 """Command line: reads flags and runs."""
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from must_jax.config import default_config, flat_fields, unknown_field
+from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import UserError
-from must_jax.train import read_workdir_config, score, train
+from must_jax.train import CONFIG_FILE, score, train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/digits.py; --config.FIELD=VALUE overrides."
@@ -28,13 +29,15 @@ def main(argv: Sequence[str]) -> None:
     """Runs what the flags say."""
     if len(argv) > 1:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
     workdir = _WORKDIR.value
     if not workdir:
         raise UserError("--workdir is missing; give the folder that the run writes to")
     if _DISABLE_JIT.value:
         jax.config.update("jax_disable_jit", True)
     if _MODE.value == "eval":
-        score(_CONFIG.value or read_workdir_config(workdir), workdir)
+        score(_CONFIG.value or read_config(os.path.join(workdir, CONFIG_FILE)), workdir)
     elif _CONFIG.value is None:
         raise UserError("--config is missing; give a config file, such as configs/digits.py")
     else:

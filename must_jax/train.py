@@ -13,7 +13,7 @@ import ml_collections
 
 from must_jax import sharding
 from must_jax.checkpoint import Checkpoints, digest
-from must_jax.config import default_config, flat_fields, unknown_field
+from must_jax.config import flat_fields, read_config
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
@@ -23,6 +23,7 @@ from must_jax.state import init_state, state_shapes
 from must_jax.train_step import train_step
 
 Result = dict[str, Any]
+CONFIG_FILE = "config.json"
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
 
@@ -171,30 +172,6 @@ def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
     return result
 
 
-def read_workdir_config(workdir: str) -> ml_collections.ConfigDict:
-    """The config that a run left in its workdir.
-
-    Raises:
-      UserError: there is none.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); give --config") from error
-    config = default_config()
-    known = dict(flat_fields(config))
-    for name, value in values.items():
-        if name not in known:
-            raise unknown_field(name)
-        config.update_from_flattened_dict({name: _like(known[name], value)})
-    return config
-
-
-def _like(default: Any, value: Any) -> Any:
-    return tuple(value) if isinstance(default, tuple) else value
-
-
 def _better(best: Result | None, epoch: int, scores: dict[str, float | None]) -> Result | None:
     """The epoch whose teacher scores best on the labelled test images: not a label-free result."""
     top1 = scores["teacher"]
@@ -204,10 +181,11 @@ def _better(best: Result | None, epoch: int, scores: dict[str, float | None]) ->
 
 
 def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
-    path = os.path.join(workdir, "config.json")
+    """Leaves the config in `workdir`, and tells what differs from the one that was there."""
+    path = os.path.join(workdir, CONFIG_FILE)
     fields = dict(flat_fields(config))
     if os.path.exists(path):
-        before = dict(flat_fields(read_workdir_config(workdir)))
+        before = dict(flat_fields(read_config(path)))
         for name in sorted(fields):
             if before[name] != fields[name]:
                 say(f"config.{name} is now {fields[name]!r}, was {before[name]!r}")

@@ -133,3 +133,21 @@ def test_batches_must_be_divided_by_the_devices_and_filled_by_the_images(config)
     with pytest.raises(UserError, match="100, more than the 99 images of train"):
         config_lib.check_batch(config, num_images=99, num_devices=4)
     config_lib.check_batch(config, num_images=100, num_devices=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "cannot be read"),
+        ('{"batch_siz": 3}', "did you mean batch_size"),
+        ('{"batch_size": "many"}', "batch_size is 'many'"),
+    ],
+)
+def test_a_saved_config_that_does_not_load_is_refused(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        config_lib.read_config(str(path))

@@ -1,0 +1,165 @@
+"""The command line as a process: flags, refusals, exit codes, a kill, a run without jit."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_run
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
+    (folder / "config.py").write_text(
+        "import pathlib, sys\n"
+        f"sys.path.append({str(ROOT / 'tests')!r})\n"
+        "import tiny_run\n"
+        f"def get_config():\n    return tiny_run.config(pathlib.Path({str(folder)!r}))\n"
+    )
+    return folder
+
+
+def start(*flags, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "must_jax.main", *map(str, flags)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr
+
+
+def run(*flags, **environment):
+    return finish(start(*flags, **environment))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    code, stdout, stderr = run(f"--config={inputs}/config.py", f"--workdir={workdir}")
+    assert code == 0, stderr
+    return workdir, stdout
+
+
+def result_of(workdir):
+    return json.loads((workdir / "result.json").read_text())
+
+
+def test_a_run_tells_what_a_person_wants_to_know(finished):
+    workdir, stdout = finished
+    lines = stdout.splitlines()
+    assert "36 images, 21 labelled to test on, 3 classes, 2 templates" in lines[0]
+    assert lines[1].startswith("zero-shot accuracy ")
+    assert any("ETA" in line and "images/s" in line for line in lines)
+    assert "zero-shot" in lines[-1]
+    assert "-> student" in lines[-1]
+    assert "-> teacher" in lines[-1]
+    assert str(workdir) in lines[-1]
+
+
+def test_eval_needs_the_workdir_alone(finished):
+    workdir, _ = finished
+    code, stdout, stderr = run("--mode=eval", f"--workdir={workdir}")
+    assert code == 0, stderr
+    assert "teacher" in stdout
+    assert (
+        json.loads((workdir / "eval.json").read_text())["teacher_top1"]
+        == (result_of(workdir)["teacher_top1"])
+    )
+
+
+@pytest.mark.parametrize("way", ["flag", "environment"])
+def test_without_jit_the_same_command_runs(inputs, finished, tmp_path, way):
+    flags = [
+        f"--config={inputs}/config.py",
+        f"--workdir={tmp_path}/run",
+        "--config.epochs=1",
+        "--config.loader.num_threads=0",
+    ]
+    if way == "flag":
+        code, _, stderr = run(*flags, "--disable_jit")
+    else:
+        code, _, stderr = run(*flags, JAX_DISABLE_JIT="1")
+    assert code == 0, stderr
+    jitted = json.loads((finished[0] / "metrics.jsonl").read_text().splitlines()[0])
+    plain = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    # One epoch has another learning rate at step 2: the means over steps 1 and 2 are near.
+    assert plain["train/loss_mim"] == pytest.approx(jitted["train/loss_mim"], rel=1e-2)
+
+
+def test_killed_at_any_moment_the_same_command_goes_on(inputs, finished, tmp_path):
+    workdir = tmp_path / "run"
+    flags = [f"--config={inputs}/config.py", f"--workdir={workdir}"]
+    process = start(*flags)
+    deadline = time.monotonic() + 200
+    while not (workdir / "checkpoints" / "4").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, _, stderr = run(*flags)
+    assert code == 0, stderr
+    expected = result_of(finished[0])
+    assert result_of(workdir)["student_digest"] == expected["student_digest"]
+    assert result_of(workdir)["teacher_digest"] == expected["teacher_digest"]
+
+
+REFUSALS = {
+    "unknown field": (["--config.batchsize=8"], "no field batchsize; did you mean batch_size?"),
+    "ill-typed field": (["--config.batch_size=many"], "batch_size"),
+    "fraction for a count": (["--config.epochs=1.5"], "epochs"),
+    "value out of range": (["--config.mask_ratio=2.0"], "config.mask_ratio is 2.0"),
+    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+    "unknown mode": (["--mode=fly"], "fly"),
+    "stray argument": (["train"], "'train' is not a flag"),
+    "missing file": (["--config.dataset.class_names=/nowhere/names.txt"], "/nowhere/names.txt"),
+}
+
+
+def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
+    base = [f"--config={inputs}/config.py", f"--workdir={tmp_path}/run"]
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from must_jax.config import default_config\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.lerning_rate = 1.0\n"
+        "    return config\n"
+    )
+    commands = {name: ([*base, *flags], told) for name, (flags, told) in REFUSALS.items()}
+    commands |= {
+        "no config": ([base[1]], "--config is missing"),
+        "no workdir": ([base[0]], "--workdir is missing"),
+        "config file missing": (["--config=/nowhere.py", base[1]], "/nowhere.py"),
+        "config file with an unknown field": (
+            [f"--config={broken}", base[1]],
+            "no field lerning_rate; did you mean learning_rate?",
+        ),
+        "eval of nothing": (["--mode=eval", base[1]], "config.json cannot be read"),
+    }
+    # Two at a time: most of a refusal's time is spent importing.
+    names = list(commands)
+    for pair in zip(names[::2], [*names[1::2], None], strict=False):
+        for name, process in [(n, start(*commands[n][0])) for n in pair if n]:
+            code, stdout, stderr = finish(process)
+            assert code == 2, (name, code, stderr)
+            assert commands[name][1] in stderr, (name, stderr)
+            assert stderr.startswith("error: "), (name, stderr)
+            assert len(stderr.splitlines()) == 1, (name, stderr)
+            assert not stdout, (name, stdout)
+    assert not (tmp_path / "run").exists()
