@@ -25,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask_ratio = 0.1
     config.batch_size = 64
     config.epochs = 30
-    config.learning_rate = 4e-4
+    config.learning_rate = 1e-3
     config.min_learning_rate = 1e-5
     # Layers at the bottom of 4 would move 30 times as fast as those of 12 at the same decay.
     config.layer_decay = 0.4

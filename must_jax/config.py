@@ -149,8 +149,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "checkpoints_to_keep",
     ):
         require(name, values[name] > 0, "positive")
+    require("seed", 0 <= values["seed"] < 2**32, "from 0 to 2**32 - 1")
     for name in (
-        "seed",
         "learning_rate",
         "min_learning_rate",
         "weight_decay",

@@ -1,4 +1,13 @@
-"""The one exception that users see."""
+"""The one exception that users see, and how text reaches their terminal."""
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, control characters or undecodable bytes, which are escaped.
+
+    File names may hold all of them, and a terminal may refuse or obey them.
+    """
+    clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in clean)
 
 
 class UserError(Exception):
@@ -6,3 +15,7 @@ class UserError(Exception):
 
     `must_jax.main` and the programs in `tools/` print the message alone and exit with code 2.
     """
+
+    def __init__(self, message: str):
+        """The message is kept to one printable line."""
+        super().__init__(one_line(message))

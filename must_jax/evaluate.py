@@ -4,40 +4,38 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import sharding
-from must_jax.data.sources import ImageFolder
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.models import VisionTransformer, encode
+from must_jax.progress import FailedImages
 from must_jax.state import Params
-from must_jax.train_step import Batch, Method, normalize
-
-Counts = dict[str, jax.Array]
+from must_jax.train_step import Batch, normalize
 
 
-def eval_step(
-    trees: dict[str, Params], batch: Batch, *, model: VisionTransformer, method: Method
-) -> Counts:
-    """Number of images that each of the named parameter trees gets right, and of images in all.
+def count_right(
+    params: Params,
+    batch: Batch,
+    *,
+    model: VisionTransformer,
+    image_mean: tuple[float, float, float],
+    image_std: tuple[float, float, float],
+) -> jax.Array:
+    """How many valid images have the largest logit at their label, and how many are valid.
 
     Args:
-      trees: parameters by name, such as student and teacher.
+      params: the student's or the teacher's.
       batch: `image` (B, R, R, 3) uint8, `label` (B,) int32, `valid` (B,) bool.
 
     Returns:
-      Scalars by the names of `trees`, and `images`.
+      (2,) int32, over the global batch.
     """
-    images = normalize(batch["image"], method=method)
-
-    def num_right(params: Params) -> jax.Array:
-        predicted = jnp.argmax(encode(model, params, images).logits, axis=-1)
-        return jnp.sum((predicted == batch["label"]) & batch["valid"])
-
-    counts = {name: num_right(params) for name, params in trees.items()}
-    return counts | {"images": jnp.sum(batch["valid"])}
+    images = normalize(batch["image"], mean=image_mean, std=image_std)
+    predicted = jnp.argmax(encode(model, params, images).logits, axis=-1)
+    right = (predicted == batch["label"]) & batch["valid"]
+    return jnp.stack([jnp.sum(right), jnp.sum(batch["valid"])])
 
 
 class Evaluator:
@@ -52,11 +50,16 @@ class Evaluator:
         self._experiment = experiment
         self._mesh = mesh
         self.source = experiment.test_source()
-        self._undecodable: set[int] = set()
-        self._step = jax.jit(
+        if self.source is not None:
+            self._failed = FailedImages(self.source, records=[])
+        self._count_right = jax.jit(
             functools.partial(
-                eval_step, model=experiment.model, method=experiment.method(steps_per_epoch=1)
-            )
+                count_right,
+                model=experiment.model,
+                image_mean=experiment.spec.image_mean,
+                image_std=experiment.spec.image_std,
+            ),
+            out_shardings=sharding.replicated(mesh),
         )
 
     def __call__(self, **trees: Params) -> dict[str, float | None]:
@@ -70,16 +73,12 @@ class Evaluator:
         counts = []
         with self._experiment.eval_batches(self.source) as batches:
             for batch in batches:
-                self._note_undecodable(batch["failed"], self.source)
+                self._failed.note(batch["failed"])
                 arrays = {name: batch[name] for name in ("image", "label", "valid")}
-                counts.append(self._step(trees, sharding.to_mesh(arrays, self._mesh)))
-        counts = jax.device_get(counts)
-        num_images = sum(int(count["images"]) for count in counts)
-        if not num_images:
-            raise UserError(f"no image in {self.source.path} decodes; check config.dataset.test")
-        return {name: sum(int(count[name]) for count in counts) / num_images for name in trees}
-
-    def _note_undecodable(self, failed: np.ndarray, source: ImageFolder) -> None:
-        for record in sorted(set(failed[failed >= 0].tolist()) - self._undecodable):
-            self._undecodable.add(record)
-            print(f"not scored: {source.path_of(record)} does not decode", flush=True)
+                on_mesh = sharding.to_mesh(arrays, self._mesh)
+                counts.append({n: self._count_right(p, on_mesh) for n, p in trees.items()})
+        totals = {name: sum(c[name] for c in jax.device_get(counts)) for name in trees}
+        for _, num_valid in totals.values():
+            if not num_valid:
+                raise UserError(f"no image in {self.source.path} decodes")
+        return {name: float(right / valid) for name, (right, valid) in totals.items()}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import pathlib
+import os
 from typing import Any
 
 import jax
@@ -14,13 +14,17 @@ from must_jax import zero_shot
 from must_jax.class_names import ClassNames, read_class_names, read_templates
 from must_jax.convert import TOKENIZER, load_converted
 from must_jax.data import pipeline
+from must_jax.data.decode import UndecodableImageError, decode_image
 from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import ImageFolder
+from must_jax.errors import UserError
 from must_jax.models import ClipSpec, VisionTransformer
 from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
 from must_jax.state import Params, init_params, init_student
 from must_jax.tokenizer import load_tokenizer
 from must_jax.train_step import Method
+
+TRIED_IMAGES = 8  # of a source, before a run starts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,11 +34,13 @@ class Experiment:
     Attributes:
       spec: of the checkpoint, at the configured image size.
       clip_params: the checkpoint's `vision` and `text` towers, on the host.
+      tokenizer: the text tower's.
     """
 
     config: ml_collections.ConfigDict
     spec: ClipSpec
     clip_params: Params
+    tokenizer: Any
     classes: ClassNames
     templates: tuple[str, ...]
 
@@ -101,6 +107,7 @@ class Experiment:
             class_folders=self.classes.folders,
         )
         config_lib.check_batch(self.config, num_images=len(source), num_devices=jax.device_count())
+        _check_decodes(source)
         return source
 
     def test_source(self) -> ImageFolder | None:
@@ -111,12 +118,14 @@ class Experiment:
         """
         if not self.config.dataset.test:
             return None
-        return ImageFolder(
+        source = ImageFolder(
             self.config.dataset.test,
             class_names=self.classes.names,
             class_folders=self.classes.folders,
             labels="required",
         )
+        _check_decodes(source)
+        return source
 
     def student_shapes(self) -> Params:
         """Shapes and types of the student's parameters."""
@@ -127,9 +136,7 @@ class Experiment:
         classifier = zero_shot.build_classifier(
             spec=self.spec,
             text_params=self.clip_params["text"],
-            tokenizer=load_tokenizer(
-                pathlib.Path(self.config.checkpoint) / TOKENIZER, spec=self.spec.text
-            ),
+            tokenizer=self.tokenizer,
             class_names=self.classes.names,
             templates=self.templates,
         )
@@ -165,9 +172,11 @@ class Experiment:
 
     def eval_batches(self, source: ImageFolder) -> pipeline.Loader:
         """This process's evaluation batches."""
+        devices = jax.device_count()
         return pipeline.eval_loader(
             source,
-            batch_size=self.config.batch_size,
+            # The end is padded anyway: so is a batch that the devices don't divide.
+            batch_size=-(-self.config.batch_size // devices) * devices,
             image_size=self.config.image_size,
             **self._loader_keywords(),
         )
@@ -183,6 +192,21 @@ class Experiment:
         }
 
 
+def _check_decodes(source: ImageFolder) -> None:
+    """Refuses a source of which nothing decodes, as far as a few records tell."""
+    records = sorted({i * (len(source) - 1) // (TRIED_IMAGES - 1) for i in range(TRIED_IMAGES)})
+    for record in records:
+        try:
+            decode_image(source.path_of(record))
+            return
+        except UndecodableImageError as error:
+            reason = error
+    raise UserError(
+        f"none of the {len(records)} images that were tried in {source.path} decode, the last one "
+        f"being {reason}"
+    )
+
+
 def build(config: ml_collections.ConfigDict) -> Experiment:
     """Reads and checks all that the config names, except the images.
 
@@ -190,15 +214,18 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       UserError: a field, the names, the templates or the checkpoint are not usable.
     """
     config_lib.check_config(config)
-    classes = read_class_names(config.dataset.class_names)
-    templates = read_templates(config.dataset.templates)
-    spec, clip_params = load_converted(config.checkpoint)
+    classes = read_class_names(os.path.expanduser(config.dataset.class_names))
+    templates = read_templates(os.path.expanduser(config.dataset.templates))
+    checkpoint = os.path.expanduser(config.checkpoint)
+    spec, clip_params = load_converted(checkpoint)
+    tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER), spec=spec.text)
     config_lib.check_patches(config, patch_size=spec.vision.patch_size)
     vision = dataclasses.replace(spec.vision, image_size=config.image_size)
     return Experiment(
         config=config,
         spec=dataclasses.replace(spec, vision=vision),
         clip_params=clip_params,
+        tokenizer=tokenizer,
         classes=classes,
         templates=templates,
     )

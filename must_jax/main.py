@@ -31,14 +31,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
-    workdir = _WORKDIR.value
+    workdir = os.path.expanduser(_WORKDIR.value or "")
     if not workdir:
         raise UserError("--workdir is missing; give the folder that the run writes to")
     if _DISABLE_JIT.value:
         jax.config.update("jax_disable_jit", True)
     if _MODE.value == "eval":
         score(_CONFIG.value or read_config(os.path.join(workdir, CONFIG_FILE)), workdir)
-    elif _CONFIG.value is None:
+    elif not flags.FLAGS["config"].present:
         raise UserError("--config is missing; give a config file, such as configs/digits.py")
     else:
         train(_CONFIG.value, workdir)
@@ -55,11 +55,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         override = re.match(r"--?config\.([\w.]+)", argument)
         if override and override[1] not in fields:
             raise unknown_field(override[1])
+        if override and not any(re.match(r"--?config(=|$)", a) for a in argv[1:]):
+            raise UserError(f"{argument} needs --config, a config file whose field it overrides")
     try:
         args = flags.FLAGS(argv)
-        _ = _CONFIG.value and _CONFIG.value.items()  # a file that is missing says so here
+        if flags.FLAGS["config"].present:
+            _CONFIG.value.items()  # a file that is missing or returns no config says so here
     except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
+        raise UserError(str(error)) from error
     except Exception as error:
         # Whatever a config file raises: it is the user's program.
         raise UserError(f"the config file does not load: {_reason(error)}") from error

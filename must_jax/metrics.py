@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 
+import jax
 import tensorboardX
 
 
@@ -11,11 +12,14 @@ class MetricWriter:
     """Writes scalars of a step to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
 
     A resumed run goes on where its checkpoint was: later lines of the file are dropped, so that
-    every step is told once.
+    every step is told once. Of several processes, the first writes.
     """
 
     def __init__(self, workdir: str, *, step: int):
         """Opens both files at `step`."""
+        self._writes = jax.process_index() == 0
+        if not self._writes:
+            return
         path = pathlib.Path(workdir) / "metrics.jsonl"
         kept = []
         if path.exists():
@@ -31,6 +35,8 @@ class MetricWriter:
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes `scalars` under their names."""
+        if not self._writes:
+            return
         self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
@@ -38,6 +44,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Closes both files."""
+        if not self._writes:
+            return
         self._lines.close()
         self._events.close()
 

@@ -1,20 +1,27 @@
 """What a person reads while a run goes on."""
 
+import contextlib
 import datetime
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
+from must_jax.data.decode import UndecodableImageError, decode_image
 from must_jax.data.sources import ImageFolder
-from must_jax.errors import UserError
+from must_jax.errors import UserError, one_line
 from must_jax.metrics import MetricWriter
+
+# Steps that may be dispatched before their predecessors are done: enough to keep the device busy,
+# and each holds a batch in its memory.
+STEPS_AHEAD = 2
 
 
 def say(text: str) -> None:
     """Prints a line, on the first process only."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        print(one_line(text), flush=True)
 
 
 def percent(fraction: float | None) -> str:
@@ -46,12 +53,12 @@ class Progress:
         self._log_every_steps = log_every_steps
         self._batch_size = batch_size
         self._pending: list[dict[str, jax.Array]] = []
-        self._training_seconds = 0.0
         self._resumed = self._logged = time.perf_counter()
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step, the `step`-th of the run, counted from 1."""
         self._pending.append(metrics)
+        jax.block_until_ready(self._pending[-1 - STEPS_AHEAD : -STEPS_AHEAD])
         if step % self._log_every_steps and step != self._num_steps:
             return
         fetched = jax.device_get(self._pending)
@@ -82,34 +89,42 @@ class Progress:
             self._writer.write(step, {f"eval/{name}_top1": score for name, score in known.items()})
             told = "  ".join(f"{name} {percent(score)}" for name, score in known.items())
             say(f"epoch {step // self._steps_per_epoch}  accuracy: {told}")
-        # Scoring counts towards the ETA, not towards the training's images per second.
-        self._logged = time.perf_counter() if not self._pending else self._logged
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keeps what is done inside out of the training's images per second."""
+        jax.block_until_ready(self._pending)
+        started = time.perf_counter()
+        yield
+        self._logged += time.perf_counter() - started
 
 
 class FailedImages:
-    """The records that did not decode: names each once, and ends the run when they are too many."""
+    """The records of a source that did not decode: each is named once, with the reason."""
 
-    def __init__(self, source: ImageFolder, *, max_fraction: float):
-        """`max_fraction` is the share of the images that may fail."""
+    def __init__(self, source: ImageFolder, *, records: list[int]):
+        """`records` are known to have failed already."""
         self._source = source
-        self._limit = max_fraction * len(source)
-        self._records: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._records)
+        self.records = set(records)
 
     def note(self, failed: np.ndarray) -> None:
-        """Takes a batch's `failed` (b,).
+        """Takes a batch's `failed` (b,)."""
+        for record in sorted(set(failed[failed >= 0].tolist()) - self.records):
+            self.records.add(record)
+            try:
+                decode_image(self._source.path_of(record))
+            except UndecodableImageError as error:
+                print(one_line(f"skipped {error}"), flush=True)
+
+    def check(self, *, max_fraction: float) -> None:
+        """Ends the run when more than a share of the images failed.
 
         Raises:
-          UserError: more images failed than may.
+          UserError: they did.
         """
-        for record in sorted(set(failed[failed >= 0].tolist()) - self._records):
-            self._records.add(record)
-            print(f"skipped {self._source.path_of(record)}: it does not decode", flush=True)
-        if len(self._records) > self._limit:
+        if len(self.records) > max_fraction * len(self._source):
             raise UserError(
-                f"{len(self._records)} of the {len(self._source)} images in {self._source.path} do "
+                f"{len(self.records)} of the {len(self._source)} images in {self._source.path} do "
                 "not decode (named above), more than config.loader.max_failed_fraction allows; "
                 "mend or remove them, or raise it"
             )

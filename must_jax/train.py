@@ -12,7 +12,7 @@ import jax
 import ml_collections
 
 from must_jax import sharding
-from must_jax.checkpoint import Checkpoints, digest
+from must_jax.checkpoint import Checkpoints, digest, latest_step, restore
 from must_jax.config import flat_fields, read_config
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
@@ -51,7 +51,6 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         f"{len(experiment.templates)} templates, {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s)"
     )
-
     shapes = experiment.student_shapes()
     keywords = experiment.step_keywords(shapes, steps_per_epoch=steps_per_epoch)
     run_step = jax.jit(
@@ -59,28 +58,33 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
     )
+    # What a checkpoint's step means, and what its zero-shot accuracy was measured on.
+    records = {"images": len(source), "batch_size": config.batch_size, "seed": config.seed}
+    first_step = latest_step(workdir) or 0
+    if first_step:
+        like = state_shapes(shapes, optimizer=keywords["optimizer"])
+        state, notes = restore(workdir, like, sharding=sharding.replicated(mesh))
+        _check_resumable(workdir, records, notes["records"], step=first_step, num_steps=num_steps)
+        say(f"resuming {workdir} at step {first_step} of {num_steps}")
+    else:
+        student = experiment.zero_shot_student()
+        state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
+        notes = {"seconds": 0.0, "best_by_labels": None, "failed_records": [], "test": None}
+    if notes["test"] != config.dataset.test:
+        # At the start, or a resumed run is scored on other images than before.
+        student = experiment.zero_shot_student() if first_step else state.params
+        notes |= {"test": config.dataset.test, "best_by_labels": None}
+        notes["zeroshot_top1"] = evaluator(zeroshot=student)["zeroshot"]
+    notes["records"] = records
+    say(f"zero-shot accuracy {percent(notes['zeroshot_top1'])}")
 
+    failed = FailedImages(source, records=notes["failed_records"])
+    scores = None
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(workdir, to_keep=config.checkpoints_to_keep))
-        )
-        first_step = checkpoints.latest_step or 0
-        if first_step:
-            like = state_shapes(shapes, optimizer=keywords["optimizer"])
-            state, notes = checkpoints.restore(like, sharding=sharding.replicated(mesh))
-            say(f"resuming {workdir} at step {first_step} of {num_steps}")
-        else:
-            student = experiment.zero_shot_student()
-            state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
-            zeroshot_top1 = evaluator(zeroshot=state.params)["zeroshot"]
-            notes = {"seconds": 0.0, "zeroshot_top1": zeroshot_top1, "best_by_labels": None}
+        batches = stack.enter_context(experiment.train_batches(source, start_step=first_step))
+        checkpoints = Checkpoints(workdir, to_keep=config.checkpoints_to_keep)
+        stack.callback(checkpoints.close)
         _write_config(workdir, config)
-        say(f"zero-shot accuracy {percent(notes['zeroshot_top1'])}")
-
-        def save(step: int) -> None:
-            seconds = notes["seconds"] + time.perf_counter() - started
-            checkpoints.save(state, step=step, notes=notes | {"seconds": seconds})
-
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir, step=first_step)))
         progress = Progress(
             writer,
@@ -90,11 +94,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
             log_every_steps=config.log_every_steps,
             batch_size=config.batch_size,
         )
-        failed = FailedImages(source, max_fraction=config.loader.max_failed_fraction)
-        batches = stack.enter_context(experiment.train_batches(source, start_step=first_step))
-        scores = None
         for step, batch in enumerate(batches, start=first_step + 1):
             failed.note(batch["failed"])
+            failed.check(max_fraction=config.loader.max_failed_fraction)
             arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
             state, metrics = run_step(state, sharding.to_mesh(arrays, mesh))
             progress.step(step, metrics)
@@ -103,13 +105,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
                 continue
             last = step == num_steps
             if last or epoch % config.eval_every_epochs == 0:
-                scores = evaluator(student=state.params, teacher=state.teacher_params)
+                with progress.paused():
+                    scores = evaluator(student=state.params, teacher=state.teacher_params)
                 progress.evaluated(step, scores)
                 notes["best_by_labels"] = _better(notes["best_by_labels"], epoch, scores)
             if last or epoch % config.checkpoint_every_epochs == 0:
-                save(step)
-        if scores is None:
-            scores = evaluator(student=state.params, teacher=state.teacher_params)
+                seconds = notes["seconds"] + time.perf_counter() - started
+                now = {"seconds": seconds, "failed_records": sorted(failed.records)}
+                checkpoints.save(state, step=step, notes=notes | now)
+    if scores is None:
+        scores = evaluator(student=state.params, teacher=state.teacher_params)
     result = {
         "zeroshot_top1": notes["zeroshot_top1"],
         "student_top1": scores["student"],
@@ -117,7 +122,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         "best_by_labels": notes["best_by_labels"],
         "steps": num_steps,
         "seconds": round(notes["seconds"] + time.perf_counter() - started, 2),
-        "failed_images": len(failed),
+        "failed_images": len(failed.records),
         "student_digest": digest(state.params),
         "teacher_digest": digest(state.teacher_params),
     }
@@ -147,29 +152,38 @@ def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
     evaluator = Evaluator(experiment, mesh)
     if evaluator.source is None:
         raise UserError("config.dataset.test is empty; it must be the folder to score on")
-    folder = os.path.join(workdir, "checkpoints")
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder} does not exist; train into this workdir first")
-    checkpoints = Checkpoints(workdir, to_keep=config.checkpoints_to_keep)
     shapes = experiment.student_shapes()
     keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
     like = state_shapes(shapes, optimizer=keywords["optimizer"])
-    state, notes = checkpoints.restore(like, sharding=sharding.replicated(mesh))
-    scores = evaluator(student=state.params, teacher=state.teacher_params)
-    result = {
-        "zeroshot_top1": notes["zeroshot_top1"],
-        "student_top1": scores["student"],
-        "teacher_top1": scores["teacher"],
-        "steps": int(state.step),
-        "images": len(evaluator.source),
-    }
+    state, _ = restore(workdir, like, sharding=sharding.replicated(mesh))
+    zero_shot = sharding.replicate(experiment.zero_shot_student(), mesh)
+    scores = evaluator(zeroshot=zero_shot, student=state.params, teacher=state.teacher_params)
+    result: Result = {f"{name}_top1": value for name, value in scores.items()}
+    result |= {"steps": int(state.step), "test": evaluator.source.path}
     _write_json(os.path.join(workdir, "eval.json"), result)
     say(
-        f"step {result['steps']}: student {percent(result['student_top1'])}, teacher "
-        f"{percent(result['teacher_top1'])} of {result['images']} images; written to "
-        f"{workdir}/eval.json"
+        f"step {result['steps']}: zero-shot {percent(scores['zeroshot'])}, student "
+        f"{percent(scores['student'])}, teacher {percent(scores['teacher'])} on "
+        f"{evaluator.source.path}; written to {workdir}/eval.json"
     )
     return result
+
+
+def _check_resumable(
+    workdir: str, now: Result, before: Result, *, step: int, num_steps: int
+) -> None:
+    """Refuses to go on where the step of a checkpoint would mean other records than it did."""
+    for name, value in now.items():
+        if value != before[name]:
+            raise UserError(
+                f"{workdir} was trained with {name} {before[name]}, and it is {value} now; a run "
+                "goes on with the same records only: change it back, or use another workdir"
+            )
+    if step > num_steps:
+        raise UserError(
+            f"{workdir} is at step {step}, after the {num_steps} steps that config.epochs asks "
+            "for; raise it, or use another workdir"
+        )
 
 
 def _better(best: Result | None, epoch: int, scores: dict[str, float | None]) -> Result | None:
@@ -185,7 +199,11 @@ def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
     path = os.path.join(workdir, CONFIG_FILE)
     fields = dict(flat_fields(config))
     if os.path.exists(path):
-        before = dict(flat_fields(read_config(path)))
+        try:
+            before = dict(flat_fields(read_config(path)))
+        except UserError as error:
+            say(f"not compared with the fields of the run so far: {error}")
+            before = fields
         for name in sorted(fields):
             if before[name] != fields[name]:
                 say(f"config.{name} is now {fields[name]!r}, was {before[name]!r}")
@@ -193,6 +211,8 @@ def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
 
 
 def _write_json(path: str, values: Result) -> None:
+    if jax.process_index() != 0:
+        return
     temporary = f"{path}.tmp"
     pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
     os.replace(temporary, path)

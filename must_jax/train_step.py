@@ -30,13 +30,14 @@ class Method:
     image_std: tuple[float, float, float]
 
 
-def normalize(images: jax.Array, *, method: Method) -> jax.Array:
-    """Images (B, R, R, 3) in uint8, with the checkpoint's mean taken off, over its deviation."""
-    mean, std = (
-        (255 * np.array(values)).astype(np.float32).reshape(1, 1, 1, 3)
-        for values in (method.image_mean, method.image_std)
+def normalize(
+    images: jax.Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> jax.Array:
+    """Images (B, R, R, 3) in uint8, less `mean` and over `std`, which are for pixels in 0..1."""
+    offset, scale = (
+        (255 * np.array(values)).astype(np.float32).reshape(1, 1, 1, 3) for values in (mean, std)
     )
-    return (images - mean) / std
+    return (images - offset) / scale
 
 
 def mim_target(images: jax.Array, *, patch_size: int) -> jax.Array:
@@ -119,7 +120,8 @@ def train_step(
     Returns:
       The state after the step, and scalars on the device, named as in `compute_losses`.
     """
-    weak = normalize(batch["image_weak"], method=method)
+    statistics = {"mean": method.image_mean, "std": method.image_std}
+    weak = normalize(batch["image_weak"], **statistics)
     teacher_logits = encode(model, state.teacher_params, weak).logits
 
     (_, (log_probs, metrics)), grads = jax.value_and_grad(compute_losses, has_aux=True)(
@@ -127,7 +129,7 @@ def train_step(
         model=model,
         method=method,
         teacher_logits=teacher_logits,
-        images=normalize(batch["image_strong"], method=method),
+        images=normalize(batch["image_strong"], **statistics),
         patch_mask=batch["patch_mask"],
         previous_log_probs=state.mean_log_probs,
         restart_average=state.step % method.steps_per_epoch == 0,

@@ -11,8 +11,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "must_jax"
 LAYERS = [
     {"main"},
     {"train"},
-    {"evaluate", "progress"},
-    {"experiment"},
+    {"evaluate"},
+    {"experiment", "progress"},
     {"train_step", "zero_shot"},
     {"state", "checkpoint"},
     {"convert", "tokenizer"},

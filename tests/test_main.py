@@ -83,8 +83,19 @@ def test_eval_needs_the_workdir_alone(finished):
     )
 
 
+@pytest.fixture(scope="module")
+def one_epoch(inputs, tmp_path_factory):
+    """The metrics of a run of one epoch, compiled."""
+    workdir = tmp_path_factory.mktemp("runs") / "one_epoch"
+    code, _, stderr = run(
+        f"--config={inputs}/config.py", f"--workdir={workdir}", "--config.epochs=1"
+    )
+    assert code == 0, stderr
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize("way", ["flag", "environment"])
-def test_without_jit_the_same_command_runs(inputs, finished, tmp_path, way):
+def test_without_jit_the_same_command_runs(inputs, one_epoch, tmp_path, way):
     flags = [
         f"--config={inputs}/config.py",
         f"--workdir={tmp_path}/run",
@@ -96,10 +107,11 @@ def test_without_jit_the_same_command_runs(inputs, finished, tmp_path, way):
     else:
         code, _, stderr = run(*flags, JAX_DISABLE_JIT="1")
     assert code == 0, stderr
-    jitted = json.loads((finished[0] / "metrics.jsonl").read_text().splitlines()[0])
+    jitted = one_epoch[0]
     plain = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    # One epoch has another learning rate at step 2: the means over steps 1 and 2 are near.
-    assert plain["train/loss_mim"] == pytest.approx(jitted["train/loss_mim"], rel=1e-2)
+    for name in ("loss_self_train", "loss_fair", "loss_mim", "loss_align", "loss"):
+        # Two steps in: float32 roundings in another order, and what Adam makes of the first ones.
+        assert plain[f"train/{name}"] == pytest.approx(jitted[f"train/{name}"], rel=1e-4), name
 
 
 def test_killed_at_any_moment_the_same_command_goes_on(inputs, finished, tmp_path):
@@ -141,6 +153,8 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
         "    config.lerning_rate = 1.0\n"
         "    return config\n"
     )
+    empty = tmp_path / "empty.py"
+    empty.write_text("def get_config():\n    pass\n")
     commands = {name: ([*base, *flags], told) for name, (flags, told) in REFUSALS.items()}
     commands |= {
         "no config": ([base[1]], "--config is missing"),
@@ -150,6 +164,8 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
             [f"--config={broken}", base[1]],
             "no field lerning_rate; did you mean learning_rate?",
         ),
+        "override without a config": (["--config.epochs=2", base[1]], "--config"),
+        "a config file that returns nothing": ([f"--config={empty}", base[1]], "does not load"),
         "eval of nothing": (["--mode=eval", base[1]], "config.json cannot be read"),
     }
     # Two at a time: most of a refusal's time is spent importing.

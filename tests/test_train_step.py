@@ -69,17 +69,20 @@ def test_eight_devices_do_the_step_of_one(single):
         (state.params, expected_state.params),
         (state.teacher_params, expected_state.teacher_params),
     ):
+        num_off = 0
         for (path, ours), expected in zip(
             jax.tree.leaves_with_path(trees[0]), jax.tree.leaves(trees[1]), strict=True
         ):
             if jax.tree_util.keystr(path).endswith("['qkv']['bias']"):
                 # The key's bias has no gradient but rounding, which Adam turns into steps.
                 ours, expected = ours[:, [0, 2]], expected[:, [0, 2]]
-            # Adam's first step is the gradient's sign times the rate of at most 2.5e-4. Where the
-            # gradient is near zero, rounding decides it: seen in 2 of 70,000 entries.
+            # Adam's first step is the gradient's sign times the rate of at most 2.5e-4: where the
+            # gradient is near zero, rounding decides it.
             off = np.abs(ours - expected)
-            assert np.mean(off > 1e-6) <= 0.01, jax.tree_util.keystr(path)
             assert off.max() <= 2 * 2.6e-4, jax.tree_util.keystr(path)
+            num_off += np.sum(off > 1e-6)
+        # Seen: 2 of 130,000 entries.
+        assert num_off <= 13
 
 
 def test_eight_devices_take_the_confident_mean_over_the_global_batch(single):
@@ -128,11 +131,9 @@ def test_losses_are_mutually_weighted():
 
 
 def test_normalize_takes_mean_and_deviation_per_colour():
-    _, keywords = golden.setup("k10")
-    method = dataclasses.replace(
-        keywords["method"], image_mean=(0.5, 0.25, 0.0), image_std=(0.5, 0.25, 1.0)
-    )
     pixels = jnp.asarray(np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3))
     np.testing.assert_allclose(
-        normalize(pixels, method=method).ravel(), [-1.0, 3.0, 0.2], rtol=1e-6
+        normalize(pixels, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0)).ravel(),
+        [-1.0, 3.0, 0.2],
+        rtol=1e-6,
     )

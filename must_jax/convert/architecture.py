@@ -1,5 +1,6 @@
 """The architecture of a checkpoint: from Hugging Face's configuration, or from OpenAI's shapes."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -106,7 +107,7 @@ def _statistics(
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 3
-        or not all(isinstance(value, (int, float)) for value in values)
+        or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
         or (key == "image_std" and min(values) <= 0)
     ):
         raise UserError(f"{file}: {key} is {values!r}, expected one number a colour")

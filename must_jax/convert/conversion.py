@@ -159,9 +159,11 @@ def _read_openai(file: Path, activation: str) -> tuple[Tensors, ClipSpec | None]
 def _logit_scale(tensors: Tensors, *, where: Path) -> float:
     # An absent one is reported with everything else that is missing.
     value = tensors.get("logit_scale", np.zeros(()))
-    if value.size != 1 or not math.isfinite(float(value.reshape(()))):
-        raise UserError(f"{where}: logit_scale is {value.shape}, expected one finite number")
-    return math.exp(float(value.reshape(())))
+    # Far beyond the 100 at which CLIP is clipped, the scale is damaged, or overflows.
+    if value.size != 1 or not abs(value.item()) < 20:
+        told = value.item() if value.size == 1 else f"of shape {value.shape}"
+        raise UserError(f"{where}: logit_scale is {told}, expected the logarithm of a factor")
+    return math.exp(value.item())
 
 
 def _count(tree: Params) -> int:

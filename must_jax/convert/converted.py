@@ -2,17 +2,19 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from must_jax.errors import UserError
-from must_jax.models.spec import ClipSpec
+from must_jax.models import ClipSpec, TextTransformer, VisionTransformer
 
 SPEC_FILE = "clip.json"
 PARAMS = "params"
@@ -111,7 +113,45 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
         # Orbax and tensorstore raise many types for missing and damaged files.
         first_line = str(error).strip().partition("\n")[0]
         raise UserError(f"{path / PARAMS}: damaged ({first_line}); convert again") from error
-    return spec, _as_numpy(trees)
+    trees = _as_numpy(trees)
+    _check_shapes(trees, spec=spec, where=path)
+    return spec, trees
+
+
+def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
+    """Refuses parameters that are not those of the architecture."""
+    vision, text = spec.vision, spec.text
+    try:
+        if vision.image_size % vision.patch_size:
+            raise ValueError(f"image size {vision.image_size}, patch size {vision.patch_size}")
+        images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), np.float32)
+        ids = jax.ShapeDtypeStruct((1, text.context_length), np.int32)
+        init = {
+            "vision": (VisionTransformer(vision, spec.embed_dim).init, images),
+            "text": (TextTransformer(text, spec.embed_dim).init, ids),
+        }
+        expected = {
+            name: jax.eval_shape(function, jax.random.key(0), inputs)["params"]
+            for name, (function, inputs) in init.items()
+        }
+    except Exception as error:
+        # Whatever flax says of sizes and names that make no model.
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{where / SPEC_FILE}: describes no CLIP ({reason})") from error
+    shapes = (
+        {jax.tree_util.keystr(p): tuple(a.shape) for p, a in jax.tree.leaves_with_path(tree)}
+        for tree in (expected, params)
+    )
+    wanted, found = shapes
+    wrong = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    if wrong:
+        raise UserError(
+            f"{where}: {len(wrong)} parameters do not fit {SPEC_FILE}, such as {wrong[0]}: "
+            f"{found.get(wrong[0])}, not {wanted.get(wrong[0])}; convert again"
+        )
+    numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
+    if not all(math.isfinite(number) for number in numbers) or min(spec.image_std) <= 0:
+        raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
 
 
 def _as_numpy(tree: Params) -> Params:

@@ -111,6 +111,8 @@ class ImageFolder:
             if labels == "required":
                 raise UserError(f"labels for {self.path} need class names, and there are none")
             return None
+        if labels == "auto" and not all("/" in path for path in self._paths):
+            return None
         class_of = _class_of_folder(self.class_names, class_folders)
         found = np.empty(len(self), np.int32)
         for index, path in enumerate(self._paths):

@@ -16,6 +16,11 @@ class TowerSpec:
     activation: str
     layer_norm_eps: float
 
+    def __post_init__(self) -> None:
+        """Refuses an activation that the layers don't know."""
+        if self.activation not in ("quick_gelu", "gelu"):
+            raise ValueError(f"activation {self.activation!r} is neither quick_gelu nor gelu")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionSpec(TowerSpec):
