@@ -3,8 +3,8 @@
     python benchmarks/digits.py --workdir runs/digits_table
 
 A seed draws the split, the order, the views and the fresh parameters. Prints one Markdown row a
-run, all of the last epoch, and the mean over the seeds. Runs that are finished already are not
-repeated. About half an hour on two CPU cores.
+run, all of the last epoch, and the mean over the seeds. Runs that are finished in WORKDIR are not
+repeated, so take another one after a change. About half an hour on two CPU cores.
 """
 
 import argparse
@@ -59,8 +59,7 @@ def row(name: str, results: list[dict[str, float]]) -> str:
         for key in ("zeroshot_top1", "student_top1", "teacher_top1")
     ]
     cells = [f"{value:.1f}" for value in means] + [f"{means[2] - means[0]:+.1f}"]
-    seconds = statistics.mean(result["seconds"] for result in results)
-    return f"| {name} | {' | '.join(cells)} | {seconds:.0f} |"
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def main() -> None:
     if not (workdir / "clip").exists():
         command = [ROOT / "tools/convert_clip_weights.py", ROOT / "assets/digits_clip"]
         subprocess.run([sys.executable, *map(str, command), workdir / "clip"], check=True)
-    print("| run | zero-shot | student | teacher | gain | seconds |\n|---|---|---|---|---|---|")
+    print("| run | zero-shot | student | teacher | gain |\n|---|---|---|---|---|")
     for variant in args.variants:
         results = []
         for seed in args.seeds:

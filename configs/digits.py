@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.mask_patch_size = 8
     config.mask_ratio = 0.1
     config.batch_size = 64
-    config.epochs = 30
+    config.epochs = 60
     config.learning_rate = 1e-3
     config.min_learning_rate = 1e-5
     # Layers at the bottom of 4 would move 30 times as fast as those of 12 at the same decay.
@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_warmup_steps = 100
     config.strong_view.crop_area = (0.6, 1.0)
     config.strong_view.flip_probability = 0.0  # digits are not mirror-symmetric
-    config.log_every_steps = 18
+    config.log_every_steps = 90
     config.eval_every_epochs = 5
     config.checkpoint_every_epochs = 5
     return config

@@ -1,0 +1,1 @@
+"""The parts of `tools/pretrain_digits_clip.py` and `tools/prepare_digits.py`."""
