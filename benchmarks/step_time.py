@@ -2,88 +2,141 @@
 
     python benchmarks/step_time.py
 
-For the digits configuration and for ViT-B/16 at 224 pixels: seconds to compile, median and range of
-a step, images per second. The data pipeline is not in it.
+For `configs/digits.py`, and for `configs/imagenet.py` (ViT-B/16) with 4 images: seconds to compile,
+median and range of a step, images per second. The data pipeline is not in it.
 """
 
 import argparse
+import dataclasses
 import functools
+import importlib.util
+import pathlib
 import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from must_jax import sharding
-from must_jax.models import VisionSpec, VisionTransformer
-from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
+from must_jax.class_names import ClassNames
+from must_jax.data.masking import draw_patch_mask
+from must_jax.experiment import Experiment
+from must_jax.models import ClipSpec, TextSpec, VisionSpec
 from must_jax.state import init_params, init_state
-from must_jax.train_step import Method, train_step
+from must_jax.train_step import train_step
 
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 TOWER = {"activation": "quick_gelu", "layer_norm_eps": 1e-5}
-DIGITS = VisionSpec(
-    image_size=32, patch_size=8, width=128, depth=4, num_heads=4, mlp_dim=512, **TOWER
-)
-VIT_B16 = VisionSpec(
-    image_size=224, patch_size=16, width=768, depth=12, num_heads=12, mlp_dim=3072, **TOWER
-)
-CONFIGURATIONS = {  # name: (tower, embedding width, classes, batch, blocks masked of a side)
-    "digits": (DIGITS, 64, 10, 64, 4),
-    "vit_b16": (VIT_B16, 512, 1000, 4, 7),
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """A config file and the sizes that its checkpoint and data would give."""
+
+    file: str
+    vision: VisionSpec
+    embed_dim: int
+    num_classes: int
+    batch_size: int
+
+
+CONFIGURATIONS = {
+    "digits": Configuration(
+        "digits.py",
+        VisionSpec(
+            image_size=32, patch_size=8, width=128, depth=4, num_heads=4, mlp_dim=512, **TOWER
+        ),
+        embed_dim=64,
+        num_classes=10,
+        batch_size=64,
+    ),
+    "vit_b16": Configuration(
+        "imagenet.py",
+        VisionSpec(
+            image_size=224, patch_size=16, width=768, depth=12, num_heads=12, mlp_dim=3072, **TOWER
+        ),
+        embed_dim=512,
+        num_classes=1000,
+        batch_size=4,
+    ),
 }
 
 
-def random_batch(spec: VisionSpec, *, batch_size: int, blocks: int) -> dict[str, np.ndarray]:
-    """A batch of noise in which three of ten blocks are masked."""
+def load_experiment(configuration: Configuration, *, batch_size: int, dtype: str) -> Experiment:
+    """The experiment of a config file, without the checkpoint that it names."""
+    spec = importlib.util.spec_from_file_location("config", CONFIGS / configuration.file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.batch_size = batch_size
+    config.dtype = dtype
+    # The text tower has no part in a step.
+    text = TextSpec(
+        vocab_size=1,
+        context_length=1,
+        eot_token_id=None,
+        width=1,
+        depth=1,
+        num_heads=1,
+        mlp_dim=1,
+        **TOWER,
+    )
+    return Experiment(
+        config=config,
+        spec=ClipSpec(
+            vision=configuration.vision,
+            text=text,
+            embed_dim=configuration.embed_dim,
+            logit_scale=100.0,
+            image_mean=(0.48, 0.46, 0.41),
+            image_std=(0.27, 0.26, 0.28),
+        ),
+        clip_params={},
+        tokenizer=None,
+        classes=ClassNames(tuple(str(i) for i in range(configuration.num_classes))),
+        templates=(),
+    )
+
+
+def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
+    """A batch of noise, masked as the config says."""
+    config, vision = experiment.config, experiment.spec.vision
     rng = np.random.default_rng(0)
-    shape = (batch_size, spec.image_size, spec.image_size, 3)
-    masked = np.argsort(rng.random((batch_size, blocks**2)), axis=1) < -(-3 * blocks**2 // 10)
-    grid = masked.reshape(batch_size, blocks, blocks)
-    side = spec.grid_size // blocks
+    shape = (config.batch_size, vision.image_size, vision.image_size, 3)
+    masks = [
+        draw_patch_mask(
+            rng,
+            image_size=vision.image_size,
+            patch_size=vision.patch_size,
+            mask_patch_size=config.mask_patch_size,
+            mask_ratio=config.mask_ratio,
+        )
+        for _ in range(config.batch_size)
+    ]
     return {
         "image_weak": rng.integers(0, 256, shape, np.uint8),
         "image_strong": rng.integers(0, 256, shape, np.uint8),
-        "patch_mask": grid.repeat(side, axis=1).repeat(side, axis=2).reshape(batch_size, -1),
+        "patch_mask": np.stack(masks),
     }
 
 
 def measure(name: str, *, steps: int, dtype: str, batch_size: int | None) -> str:
     """Compiles and runs the step of a configuration; returns the line to print."""
-    spec, embed_dim, num_classes, default_batch_size, blocks = CONFIGURATIONS[name]
-    batch_size = batch_size or default_batch_size
-    model = VisionTransformer(spec, embed_dim, num_classes=num_classes, dtype=jnp.dtype(dtype))
+    configuration = CONFIGURATIONS[name]
+    batch_size = batch_size or configuration.batch_size
+    experiment = load_experiment(configuration, batch_size=batch_size, dtype=dtype)
     mesh = sharding.make_mesh()
-    params = jax.jit(functools.partial(init_params, model))(jax.random.key(0))
-    learning_rate = cosine_schedule(
-        learning_rate=2e-5, min_learning_rate=1e-6, batch_size=batch_size, num_steps=10_000
-    )
-    optimizer = make_optimizer(params, schedule=learning_rate, weight_decay=0.05, layer_decay=0.65)
-    state = sharding.replicate(init_state(params, optimizer=optimizer), mesh)
-    batch = sharding.to_mesh(random_batch(spec, batch_size=batch_size, blocks=blocks), mesh)
-    step = functools.partial(
-        train_step,
-        model=model,
-        method=Method(
-            confidence_threshold=0.0,
-            self_train_weight=1.0,
-            fair_weight=1.0,
-            mim_weight=1.0,
-            align_weight=0.2,
-            steps_per_epoch=10_000,
-            image_mean=(0.48, 0.46, 0.41),
-            image_std=(0.27, 0.26, 0.28),
-        ),
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        ema_decay=ema_decay_schedule(initial=0.999, final=0.9998, warmup_steps=2000),
+    params = jax.jit(functools.partial(init_params, experiment.model))(jax.random.key(0))
+    keywords = experiment.step_keywords(params, steps_per_epoch=10_000)
+    state = sharding.replicate(init_state(params, optimizer=keywords["optimizer"]), mesh)
+    batch = sharding.to_mesh(random_batch(experiment), mesh)
+    step = jax.jit(
+        functools.partial(train_step, **keywords),
+        donate_argnums=0,
+        out_shardings=sharding.replicated(mesh),
     )
     started = time.perf_counter()
-    compiled = (
-        jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-        .lower(state, batch)
-        .compile()
-    )
+    compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - started
     seconds = []
     for _ in range(steps + 1):
