@@ -2,7 +2,7 @@
 
     python -m must_jax.main --config=configs/tiny.py --workdir=runs/tiny --disable_jit
 
-Seconds, with and without jit, on what `configs/digits.py` says how to prepare.
+Seconds with jit, a minute without, on what `configs/digits.py` says how to prepare.
 """
 
 import ml_collections

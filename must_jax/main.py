@@ -50,6 +50,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     Raises:
       UserError: a flag or a field is unknown or ill-typed, or the config file does not load.
     """
+    # ml_collections would tell of a file that returns no config before the error does.
+    logging.set_verbosity(logging.ERROR)
     fields = dict(flat_fields(default_config()))
     for argument in argv[1:]:
         override = re.match(r"--?config\.([\w.]+)", argument)
@@ -60,7 +62,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         args = flags.FLAGS(argv)
         if flags.FLAGS["config"].present:
-            _CONFIG.value.items()  # a file that is missing or returns no config says so here
+            if _CONFIG.value is None:
+                raise ValueError("get_config() returned nothing")
+            _CONFIG.value.items()  # a file that is missing says so here
     except flags.Error as error:
         raise UserError(str(error)) from error
     except Exception as error:

@@ -89,7 +89,10 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
     """
     path = Path(path).absolute()
     if not path.is_dir():
-        raise UserError(f"{path}: no such directory; expected a converted checkpoint")
+        raise UserError(
+            f"{path}: no such directory; make a converted checkpoint with "
+            f"python tools/convert_clip_weights.py SOURCE {path}"
+        )
     if not (path / SPEC_FILE).is_file():
         raise UserError(
             f"{path}: no converted checkpoint (no {SPEC_FILE}); make one with "
