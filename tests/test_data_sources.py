@@ -88,11 +88,6 @@ def test_auto_is_unlabelled_unless_every_image_has_a_class(tmp_path, paths):
     assert source[0]["label"] is None
 
 
-def test_no_labels_on_demand(tmp_path):
-    _touch(tmp_path, "cat/1.jpg")
-    assert ImageFolder(tmp_path, class_names=["cat"], labels="none").labels is None
-
-
 def test_required_labels_name_the_folder_and_the_nearest_class(tmp_path):
     _touch(tmp_path, "cat/1.jpg", "sea_loin/1.jpg")
     with pytest.raises(UserError) as error:

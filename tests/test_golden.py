@@ -206,9 +206,13 @@ def test_no_confident_sample():
     assert not reference["steps/conf_mask"].any()
     _, metrics = run("noconf")
     assert metrics[0]["loss_self_train"] == 0
+    # No noise could be recorded for a run that exits: that of k10, of the same sizes, stands in.
+    noise = golden.load("k10_main")
     for ours, theirs in LOSSES.items():
         if ours not in ("loss_self_train", "loss"):
-            np.testing.assert_allclose(metrics[0][ours], reference[f"steps/{theirs}"][0], rtol=2e-6)
+            expected = reference[f"steps/{theirs}"][0]
+            atol = tolerance(noise[f"noise/steps/{theirs}"].max(), expected)
+            np.testing.assert_allclose(metrics[0][ours], expected, rtol=0, atol=atol)
     loss, grads = gradients("noconf")
     assert np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))

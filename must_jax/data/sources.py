@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = (
     ".webp",
 )
 
-Labels = Literal["auto", "none", "required"]
+Labels = Literal["auto", "required"]
 
 
 class Record(TypedDict):
@@ -69,8 +69,7 @@ class ImageFolder:
             class_folders: Names of the classes' sub-folders in the order of their labels, where
                 they are not the class names (as the WordNet ids of ImageNet are not).
             labels: "required": every image lies in a class's sub-folder, and all else is an error;
-                "none": folders mean nothing; "auto": labelled if every image lies in a class's
-                sub-folder, else unlabelled.
+                "auto": labelled if every image lies in a class's sub-folder, else unlabelled.
 
         Raises:
             UserError: The folder is missing, not a folder, unreadable, or has no images; labels are
@@ -105,8 +104,6 @@ class ImageFolder:
     def _read_labels(
         self, class_folders: Sequence[str] | None, labels: Labels
     ) -> np.ndarray | None:
-        if labels == "none":
-            return None
         if self.class_names is None:
             if labels == "required":
                 raise UserError(f"labels for {self.path} need class names, and there are none")
