@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 BASE_BATCH_SIZE = 256  # the batch for which the recipes state their rates
-# Parameters with one axis in CLIP's layout, by the last part of their path. mask_token has three.
+# Parameters with one axis in CLIP's and SigLIP's layouts, by the last part of their path. Both
+# mask_token and SigLIP's probe have three.
 UNDECAYED = frozenset({"bias", "scale", "class_embed"})
 LOWEST_GROUP = frozenset({"patch_embed", "class_embed", "pos_embed", "mask_token", "ln_pre"})
 

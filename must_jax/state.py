@@ -43,7 +43,7 @@ def init_params(model: VisionTransformer, rng: jax.Array) -> Params:
 def init_student(
     model: VisionTransformer, clip_params: Params, classifier: jax.Array, rng: jax.Array
 ) -> Params:
-    """The student before its first step: CLIP's image tower, the text classifier, fresh heads.
+    """The student before its first step: the image tower, the text classifier, fresh heads.
 
     Args:
       model: the tower, with `num_classes` set.
@@ -52,7 +52,11 @@ def init_student(
       rng: key of `mask_token` and `decoder`.
     """
     params = jax.jit(functools.partial(init_params, model))(rng)
-    pos_embed = resample_pos_embed(clip_params["pos_embed"], grid_size=model.spec.grid_size)
+    pos_embed = resample_pos_embed(
+        clip_params["pos_embed"],
+        grid_size=model.spec.grid_size,
+        has_class_token=model.spec.has_class_token,
+    )
     return {**params, **clip_params, "pos_embed": pos_embed, "classifier": classifier}
 
 

@@ -1,9 +1,12 @@
-"""CLIP's tokenizer, from the files of a converted checkpoint."""
+"""The text tower's tokenizer, CLIP's or SigLIP's, from the files of a converted checkpoint."""
 
+import dataclasses
+import json
 import os
-from collections.abc import Sequence
+import string
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -11,10 +14,9 @@ from absl import logging
 from must_jax.errors import UserError
 from must_jax.models.spec import TextSpec
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
-
+SENTENCEPIECE = "spiece.model"
 FILES = (
+    SENTENCEPIECE,
     "tokenizer.json",
     "vocab.json",
     "merges.txt",
@@ -24,21 +26,71 @@ FILES = (
 )
 
 
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds enough of `FILES` to make a tokenizer of."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Makes token ids of texts.
+
+    Attributes:
+      encode: the ids of each text, the end token included.
+      num_tokens: ids go up to one below.
+      end_id: the end token's.
+      pad_id: what fills a text up to the context's length.
+    """
+
+    encode: Callable[[list[str]], list[list[int]]]
+    num_tokens: int
+    end_id: int
+    pad_id: int
+
+
+def _has_bpe(folder: Path) -> bool:
     pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
     return pair or (folder / "tokenizer.json").is_file()
 
 
-def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> "CLIPTokenizer":
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds enough of `FILES` to make a tokenizer of."""
+    return _has_bpe(folder) or (folder / SENTENCEPIECE).is_file()
+
+
+def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
     """The tokenizer in a folder of Hugging Face files, checked against the text tower.
 
     Raises:
       UserError: there is none, it is damaged, or it is another vocabulary's.
     """
     folder = Path(folder)
+    is_siglip = spec.pooling == "last_token"
+    try:
+        tokenizer = _load_siglip(folder) if is_siglip else load_clip_tokenizer(folder)
+    except UserError:
+        raise
+    except Exception as error:
+        # The libraries and the native code below them raise many types for damaged files.
+        first_line = str(error).strip().partition("\n")[0]
+        raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line})") from error
+    if tokenizer.num_tokens != spec.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.num_tokens} tokens, the checkpoint's "
+            f"vocabulary {spec.vocab_size}; they belong to different checkpoints"
+        )
+    end = spec.vocab_size - 1 if spec.eot_token_id is None else spec.eot_token_id
+    if not is_siglip and tokenizer.end_id != end:
+        raise UserError(
+            f"{folder}: the tokenizer ends a text with token {tokenizer.end_id}, the "
+            f"checkpoint's text tower looks for {end}; they belong to different checkpoints"
+        )
+    return tokenizer
+
+
+def load_clip_tokenizer(folder: Path) -> Tokenizer:
+    """CLIP's tokenizer in a folder of Hugging Face files, for a text tower that isn't there yet.
+
+    Raises:
+      UserError: there is none. Damaged files raise what transformers raises.
+    """
     # transformers turns a folder without files into a tokenizer of two words, without a complaint.
-    if not has_tokenizer(folder):
+    if not _has_bpe(folder):
         raise UserError(
             f"{folder}: no tokenizer; expected tokenizer.json, or vocab.json + merges.txt"
         )
@@ -46,37 +98,92 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> "CLIPTokeniz
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:
-        # The library and the Rust code below it raise many types for damaged files.
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line})") from error
-    if len(tokenizer) != spec.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the checkpoint's vocabulary "
-            f"{spec.vocab_size}; they belong to different checkpoints"
-        )
-    end = spec.vocab_size - 1 if spec.eot_token_id is None else spec.eot_token_id
-    if tokenizer.eos_token_id != end:
-        raise UserError(
-            f"{folder}: the tokenizer ends a text with token {tokenizer.eos_token_id}, the "
-            f"checkpoint's text tower looks for {end}; they belong to different checkpoints"
-        )
-    return tokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return Tokenizer(
+        # It would warn of long texts, which `tokenize` cuts, that they cause indexing errors.
+        encode=lambda texts: tokenizer(texts, verbose=False)["input_ids"],
+        num_tokens=len(tokenizer),
+        end_id=tokenizer.eos_token_id,
+        pad_id=0,
+    )
 
 
-def tokenize(
-    texts: Sequence[str], *, tokenizer: "CLIPTokenizer", context_length: int
-) -> np.ndarray:
-    """Token ids (texts, context_length), int32: start, the text, end, then zeros.
+def canonicalize(text: str) -> str:
+    """`text` as SigLIP's tokenizer cleans it: lower case, no ASCII punctuation, single spaces."""
+    text = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(text.split())
+
+
+def _load_siglip(folder: Path) -> Tokenizer:
+    """SigLIP's tokenizer, in `spiece.model`, or SigLIP 2's (Gemma's), in `tokenizer.json`.
+
+    Both read lower case and add an end token but no start token; what they pad with is named in the
+    files beside them.
+    """
+    config = _read_config(folder)
+    clean: Callable[[str], str]
+    split: Callable[[str], list[int]]
+    if (folder / SENTENCEPIECE).is_file():
+        from sentencepiece import SentencePieceProcessor
+
+        model = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE))
+        pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+        # Vocabularies made for T5 end in sentinels, which no text becomes: towers lack their rows.
+        while "<extra_id_" in pieces[-1]:
+            pieces.pop()
+        ids = {piece: i for i, piece in enumerate(pieces)}
+        clean, split = canonicalize, model.encode
+        end, pad = "</s>", "</s>"
+    elif (folder / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer as FastTokenizer
+
+        fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
+        fast.no_padding()
+        fast.no_truncation()
+        ids, split = fast.get_vocab(), lambda text: fast.encode(text, add_special_tokens=False).ids
+        # The vocabulary of the first SigLIP may have been saved in the newer kind of file.
+        clean = canonicalize if config.get("tokenizer_class") == "SiglipTokenizer" else str.lower
+        end, pad = "<eos>", "<pad>"
+    else:
+        raise UserError(f"{folder}: no tokenizer; expected {SENTENCEPIECE} or tokenizer.json")
+
+    end_id, pad_id = (
+        _special_id(config.get(name), default, ids=ids, where=f"{folder}: {name}")
+        for name, default in (("eos_token", end), ("pad_token", pad))
+    )
+    return Tokenizer(
+        encode=lambda texts: [[*split(clean(text)), end_id] for text in texts],
+        num_tokens=len(ids),
+        end_id=end_id,
+        pad_id=pad_id,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            config |= json.loads((folder / name).read_text(encoding="utf-8"))
+    return config
+
+
+def _special_id(token: Any, default: str, *, ids: Mapping[str, int], where: str) -> int:
+    # Files write a token bare, or as an object with its flags.
+    token = token["content"] if isinstance(token, dict) else token or default
+    if token not in ids:
+        raise UserError(f"{where} {token!r} is not in the vocabulary")
+    return ids[token]
+
+
+def tokenize(texts: Sequence[str], *, tokenizer: Tokenizer, context_length: int) -> np.ndarray:
+    """Token ids (texts, context_length), int32, of each text, filled up with padding.
 
     A text that is too long loses its last tokens but keeps the end token, and is logged.
     """
-    ids = np.zeros((len(texts), context_length), np.int32)
+    ids = np.full((len(texts), context_length), tokenizer.pad_id, np.int32)
     if not len(texts):
         return ids
-    for row, text, tokens in zip(ids, texts, tokenizer(list(texts))["input_ids"], strict=True):
+    for row, text, tokens in zip(ids, texts, tokenizer.encode(list(texts)), strict=True):
         if len(tokens) > context_length:
             logging.warning(
                 "%r is %d tokens long and was cut to %d", text, len(tokens), context_length

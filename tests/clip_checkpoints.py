@@ -3,8 +3,11 @@
 import json
 from collections import OrderedDict
 
+import jax
+import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 transformers.utils.logging.disable_progress_bar()
@@ -43,6 +46,36 @@ def write_tokenizer(folder, vocab_size):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+def edit_json(path, change):
+    """Rewrites a JSON file after `change` of its object."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def edit_weights(folder, change):
+    """Rewrites `model.safetensors` after `change` of the tensors by name."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+def assert_same_trees(ours, theirs):
+    """The same names, and bit for bit the same arrays."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def remove(name):
+    """Damage to a folder: a file is missing."""
+    return lambda folder: (folder / name).unlink()
+
+
+def replace(name, content):
+    """Damage to a folder: a file holds something else."""
+    return lambda folder: (folder / name).write_bytes(content)
 
 
 def make_clip(*, vision=None, text=None, seed=0, **config):
@@ -187,3 +220,10 @@ def to_openai(model):
         for ours, theirs in moves:
             ours.copy_(theirs)
     return clip.eval()
+
+
+def save_openai(model, folder):
+    """Saves OpenAI's weights as a state dict, with a tokenizer beside it."""
+    write_tokenizer(folder, model.config.text_config.vocab_size)
+    torch.save(to_openai(model).state_dict(), folder / "clip.pt")
+    return folder / "clip.pt"

@@ -1,15 +1,14 @@
 """The reader of PyTorch archives: bit for bit what torch reads, and nothing but tensors."""
 
-import os
 import pickle
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from hostile_pickles import hostile, write_archive
 
-from must_jax.convert.torch_archive import read_torch_archive
+from must_jax.convert.torch_archive import open_torch_archive
 from must_jax.errors import UserError
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -21,9 +20,13 @@ def bits(tensor):
     return tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()
 
 
+def read(path):
+    return {name: np.asarray(tensor) for name, tensor in open_torch_archive(path).items()}
+
+
 def assert_reads(tensors, path):
     torch.save(tensors, path)
-    ours = read_torch_archive(path)
+    ours = read(path)
     assert list(ours) == list(tensors)
     for name, tensor in tensors.items():
         assert ours[name].shape == tuple(tensor.shape), name
@@ -44,7 +47,7 @@ def test_integers_and_booleans(tmp_path):
     tensors = {str(dtype): torch.arange(5).to(dtype) for dtype in INTEGERS}
     tensors["torch.bool"] = torch.tensor([True, False])
     torch.save(tensors, tmp_path / "a.pt")
-    for name, ours in read_torch_archive(tmp_path / "a.pt").items():
+    for name, ours in read(tmp_path / "a.pt").items():
         np.testing.assert_array_equal(ours, tensors[name].numpy())
 
 
@@ -66,12 +69,30 @@ def test_views_of_every_kind(tmp_path):
     )
 
 
-def test_views_of_one_storage_do_not_share_memory(tmp_path):
+def test_views_of_one_storage_cannot_change_each_other(tmp_path):
     base = torch.randn(8)
     torch.save({"a": base, "b": base[2:]}, tmp_path / "a.pt")
-    ours = read_torch_archive(tmp_path / "a.pt")
-    ours["a"][:] = 0
+    ours = read(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="read-only"):
+        ours["a"][:] = 0
     np.testing.assert_array_equal(ours["b"], base[2:].numpy())
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path):
+    for value in (1.0, 2.0):
+        torch.save({"a": torch.full((3,), value)}, tmp_path / "a.pt")
+        np.testing.assert_array_equal(read(tmp_path / "a.pt")["a"], value)
+
+
+def test_a_storage_that_is_damaged_is_told_where_it_is_read(tmp_path):
+    torch.save({"a": torch.arange(300.0)}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    numbers = np.arange(300, dtype="<f4").tobytes()
+    assert content.count(numbers) == 1
+    (tmp_path / "a.pt").write_bytes(content.replace(numbers, numbers[::-1]))
+    tensors = open_torch_archive(tmp_path / "a.pt")
+    with pytest.raises(UserError, match=r"a\.pt: cannot be read, or damaged"):
+        np.asarray(tensors["a"])
 
 
 def test_big_endian_storages(tmp_path):
@@ -81,69 +102,7 @@ def test_big_endian_storages(tmp_path):
     files["a/byteorder"] = b"big"
     files["a/data/0"] = np.arange(3, dtype=">f4").tobytes()
     write_archive(tmp_path / "b.pt", files)
-    np.testing.assert_array_equal(read_torch_archive(tmp_path / "b.pt")["a"], [0, 1, 2])
-
-
-def write_archive(path, files):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-
-
-class _Reduce:
-    def __init__(self, call, *args):
-        self.call, self.args = call, args
-
-    def __reduce__(self):
-        return self.call, self.args
-
-
-class _Build:
-    """Rebuilt as an admitted object, on which the pickle then sets a forbidden one's attributes."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def __reduce__(self):
-        return OrderedDict, (), self.state
-
-
-def hostile(marker):
-    """Pickles that would leave a file at `marker`, and the names to refuse them by."""
-    command = f"touch {marker}"
-    code = f"open({str(marker)!r}, 'w')"
-    raw = command.encode()
-    system = os.system.__module__ + ".system"
-    return {
-        "os.system": (pickle.dumps(_Reduce(os.system, command), 2), system),
-        "eval": (pickle.dumps(_Reduce(eval, code), 2), "__builtin__.eval"),
-        "exec": (pickle.dumps({"a.weight": _Reduce(exec, code)}, 2), "__builtin__.exec"),
-        "stack_global": (pickle.dumps(_Reduce(os.system, command), 4), system),
-        "nested": (pickle.dumps(OrderedDict(state_dict=_Reduce(os.system, command)), 2), system),
-        "getattr": (
-            pickle.dumps(_Reduce(getattr, _Reduce(eval, code), "x"), 4),
-            "builtins.getattr",
-        ),
-        "in_state": (pickle.dumps(_Build({"x": _Reduce(eval, code)}), 4), "builtins.eval"),
-        "inst": (b"(S'" + raw + b"'\nios\nsystem\n.", "os.system"),
-        "obj": (b"(cos\nsystem\nS'" + raw + b"'\no.", "os.system"),
-        "torch_load": (b"ctorch.serialization\nload\n(S'x'\ntR.", "torch.serialization.load"),
-        "torch_hub": (b"ctorch\nhub.load\n(S'x'\ntR.", "torch.hub.load"),
-        "dotted": (
-            b"ctorch._utils\n_rebuild_tensor_v2.__call__.__globals__\n.",
-            "torch._utils._rebuild_tensor_v2.__call__.__globals__",
-        ),
-        "subclass": (
-            b"ccollections\nOrderedDict.fromkeys\n(]tR.",
-            "collections.OrderedDict.fromkeys",
-        ),
-        "control": (
-            b"\x80\x04\x8c\x03a\nb\x8c\x06\x1b[31mc\x93.",
-            "a\\nb.\\x1b[31mc",
-        ),
-        "numpy": (b"cnumpy\nload\n(S'x'\ntR.", "numpy.load"),
-        "like_torchscript": (b"c__torch__x\nModule\n)\x81.", "__torch__x.Module"),
-    }
+    np.testing.assert_array_equal(open_torch_archive(tmp_path / "b.pt")["a"], [0, 1, 2])
 
 
 @pytest.mark.parametrize("case", hostile("x"))
@@ -153,7 +112,7 @@ def test_hostile_pickles_are_refused_by_name_and_run_nothing(case, tmp_path):
     path = tmp_path / "a.pt"
     write_archive(path, {"a/data.pkl": pickled, "a/version": b"3"})
     with pytest.raises(UserError, match="refused") as error:
-        read_torch_archive(path)
+        open_torch_archive(path)
     assert f"asks for {name}," in str(error.value)
     assert "\n" not in str(error.value)
     assert not marker.exists()
@@ -174,7 +133,7 @@ def test_names_of_torchscript_classes_become_nothing(tmp_path):
     pickled = b"c__torch__.os\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR."
     write_archive(tmp_path / "a.pt", {"a/data.pkl": pickled})
     with pytest.raises(UserError):
-        read_torch_archive(tmp_path / "a.pt")
+        open_torch_archive(tmp_path / "a.pt")
     assert not marker.exists()
 
 
@@ -182,7 +141,7 @@ def test_functions_cannot_be_altered(tmp_path):
     pickled = b"ctorch._utils\n_rebuild_tensor_v2\nN}S'_call'\nI1\ns\x86b."
     write_archive(tmp_path / "a.pt", {"a/data.pkl": pickled})
     with pytest.raises(UserError, match="_call set on a function"):
-        read_torch_archive(tmp_path / "a.pt")
+        open_torch_archive(tmp_path / "a.pt")
 
 
 def tensor_pickle(size, stride, offset=0, count=4):
@@ -208,10 +167,22 @@ def tensor_pickle(size, stride, offset=0, count=4):
 def test_a_tensor_that_leaves_its_storage_is_refused(view, tmp_path):
     files = {"a/data.pkl": tensor_pickle((4,), (1,)), "a/data/0": np.arange(4.0, dtype="<f4")}
     write_archive(tmp_path / "good.pt", files)
-    np.testing.assert_array_equal(read_torch_archive(tmp_path / "good.pt")["a"], np.arange(4.0))
+    np.testing.assert_array_equal(open_torch_archive(tmp_path / "good.pt")["a"], np.arange(4.0))
     write_archive(tmp_path / "bad.pt", files | {"a/data.pkl": tensor_pickle(**view)})
     with pytest.raises(UserError, match="damaged"):
-        read_torch_archive(tmp_path / "bad.pt")
+        open_torch_archive(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("what", ["storage", "tensor"])
+def test_a_size_cannot_be_altered_after_its_check(what, tmp_path):
+    whole = tensor_pickle((4,), (1,))
+    # An object's attributes are set by a dictionary and the instruction "b".
+    opcode, field = (b"Q", b"U\x04sizeI99\n") if what == "storage" else (b"tR", b"U\x05shape)")
+    assert whole.count(opcode) == 1
+    altered = whole.replace(opcode, opcode + b"}" + field + b"sb")
+    write_archive(tmp_path / "a.pt", {"a/data.pkl": altered, "a/data/0": bytes(16)})
+    with pytest.raises(UserError, match=f"state set on a {what}"):
+        open_torch_archive(tmp_path / "a.pt")
 
 
 def test_damaged_files_are_told_in_one_line(tmp_path):
@@ -233,6 +204,6 @@ def test_damaged_files_are_told_in_one_line(tmp_path):
     for name in [*contents, "zip", "garbage", "list", "no_storage", "absent"]:
         path = tmp_path / f"{name}.pt"
         with pytest.raises(UserError) as error:
-            read_torch_archive(path)
+            open_torch_archive(path)
         assert str(error.value).startswith(str(path))
         assert "\n" not in str(error.value)

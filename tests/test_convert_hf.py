@@ -1,28 +1,32 @@
-"""Hugging Face folders: reading, refusing, and writing the target whole or not at all."""
+"""Hugging Face CLIP folders: what is read, and what is refused."""
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import torch
-from clip_checkpoints import TINY, make_clip, save_clip, write_tokenizer
-from safetensors.torch import load_file, save_file
+from clip_checkpoints import (
+    TINY,
+    assert_same_trees,
+    edit_json,
+    edit_weights,
+    make_clip,
+    remove,
+    replace,
+    save_clip,
+    write_tokenizer,
+)
+from safetensors.torch import load_file
 from transformers import CLIPConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from must_jax.convert import conversion, convert, load_converted
-from must_jax.convert.architecture import OPENAI_MEAN, OPENAI_STD, hugging_face_spec
+from must_jax.convert import convert, load_converted
 from must_jax.convert.conversion import read_checkpoint
+from must_jax.convert.fields import OPENAI_MEAN, OPENAI_STD
+from must_jax.convert.hugging_face import read_spec
 from must_jax.errors import UserError
 from must_jax.models import TextTransformer, VisionTransformer
-
-PROGRAM = pathlib.Path(__file__).parents[1] / "tools" / "convert_clip_weights.py"
 
 
 @pytest.fixture(scope="module")
@@ -33,39 +37,6 @@ def clip():
 @pytest.fixture
 def source(clip, tmp_path):
     return save_clip(clip, tmp_path / "source")
-
-
-def edit_json(path, change):
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def edit_weights(folder, change):
-    weights = load_file(folder / "model.safetensors")
-    change(weights)
-    save_file(weights, folder / "model.safetensors")
-
-
-def assert_same_trees(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-def test_target_holds_what_was_read(source, tmp_path):
-    summary = convert(source, tmp_path / "target")
-    spec, params = load_converted(tmp_path / "target")
-    expected_spec, _, expected = read_checkpoint(source, activation=None)
-    assert spec == expected_spec == summary.spec
-    assert_same_trees(params, expected)
-    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(params))
-    record = json.loads((tmp_path / "target" / "clip.json").read_text())
-    assert (record["format"], record["source"]) == (1, "source")
-    assert {p.name for p in (tmp_path / "target").iterdir()} == {"clip.json", "params", "tokenizer"}
-    vocabulary = (tmp_path / "target" / "tokenizer" / "vocab.json").read_text()
-    assert vocabulary == (source / "vocab.json").read_text()
-    assert summary.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert f"{summary.num_parameters:,} parameters" in str(summary)
 
 
 def test_every_parameter_of_the_source_is_used_once(clip, source):
@@ -91,25 +62,67 @@ def test_parameters_have_the_shapes_that_the_towers_make(source):
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, made)
 
 
-@pytest.mark.parametrize("kind", ["sharded", "float16", "bfloat16", "torch"])
+@pytest.mark.parametrize("kind", ["sharded", "torch", "torch_sharded"])
 def test_other_files_give_the_same_parameters(kind, clip, source, tmp_path):
     other = tmp_path / kind
-    if kind == "sharded":
-        save_clip(clip, other, max_shard_size="500KB")
-        assert len(list(other.glob("model-*.safetensors"))) > 2
-    elif kind == "torch":
-        save_clip(clip, other)
-        torch.save(load_file(other / "model.safetensors"), other / "pytorch_model.bin")
-        (other / "model.safetensors").unlink()
-    else:
-        dtype = getattr(torch, kind)
-        rounded = make_clip(**TINY).to(dtype)
-        save_clip(rounded, other)
-        save_clip(rounded.float(), source)
+    save_clip(clip, other, max_shard_size="500KB" if "sharded" in kind else "1GB")
+    shards = list(other.glob("*.safetensors"))
+    assert (len(shards) > 2) == ("sharded" in kind)
+    if "torch" in kind:
+        for file in shards:
+            torch.save(load_file(file), other / torch_name(file.name))
+            file.unlink()
+    if kind == "torch_sharded":
+        index = json.loads((other / "model.safetensors.index.json").read_text())
+        for key, file in index["weight_map"].items():
+            index["weight_map"][key] = torch_name(file)
+        (other / "model.safetensors.index.json").unlink()
+        (other / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     spec, _, params = read_checkpoint(other, activation=None)
     expected_spec, _, expected = read_checkpoint(source, activation=None)
     assert spec == expected_spec
     assert_same_trees(params, expected)
+
+
+def torch_name(name):
+    return name.replace("model", "pytorch_model").replace(".safetensors", ".bin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_halves_stay_halves_until_they_are_loaded(dtype, source, tmp_path):
+    half = make_clip(**TINY).to(dtype)
+    other = save_clip(half, tmp_path / "other")
+    save_clip(half.float(), source)
+    _, _, params = read_checkpoint(other, activation=None)
+    _, _, expected = read_checkpoint(source, activation=None)
+    assert_same_trees(params, expected)
+    kept = "float32" if dtype == torch.float64 else str(dtype).removeprefix("torch.")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {kept}
+
+    convert(other, tmp_path / "target")
+    _, loaded = load_converted(tmp_path / "target")
+    assert_same_trees(loaded, expected)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(loaded)} == {"float32"}
+
+
+def test_blocks_of_several_types_become_single_precision(clip, source):
+    _, _, expected = read_checkpoint(source, activation=None)
+    bias = "vision_model.encoder.layers.1.mlp.fc1.bias"
+    edit_weights(source, lambda w: w.update({bias: w[bias].to(torch.bfloat16)}))
+    _, _, params = read_checkpoint(source, activation=None)
+    ours, theirs = (tree["vision"]["blocks"]["mlp"]["fc1"]["bias"] for tree in (params, expected))
+    assert ours.dtype == np.float32
+    np.testing.assert_array_equal(ours[[0, 2]], theirs[[0, 2]])
+    rounded = torch.tensor(theirs[1]).bfloat16().float()
+    np.testing.assert_array_equal(ours[1], rounded)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(value, source):
+    name = "text_model.encoder.layers.1.self_attn.k_proj.weight"
+    edit_weights(source, lambda w: w[name].view(-1)[7].fill_(value))
+    with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
+        read_checkpoint(source, activation=None)
 
 
 def test_position_ids_of_old_files_are_passed_over(source):
@@ -172,7 +185,7 @@ def test_what_does_not_fit_is_listed(change, messages, source):
 @pytest.mark.parity
 def test_defaults_are_those_of_transformers(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    spec = hugging_face_spec(tmp_path, logit_scale=1.0)
+    spec = read_spec(tmp_path)
     config = CLIPConfig()
     for ours, theirs in [(spec.vision, config.vision_config), (spec.text, config.text_config)]:
         assert ours.width == theirs.hidden_size
@@ -211,23 +224,21 @@ def test_statistics_and_old_fields_are_read(tmp_path):
     )
     statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
-    spec = hugging_face_spec(tmp_path, logit_scale=12.0)
+    spec = read_spec(tmp_path)
     assert (spec.vision.width, spec.vision.image_size) == (128, 64)
     assert spec.text.eot_token_id is None
-    assert (spec.embed_dim, spec.logit_scale) == (7, 12.0)
+    assert spec.embed_dim == 7
     assert (spec.image_mean, spec.image_std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "siglip"}, "'siglip'"),
-        ({"model_type": None}, "None"),
         ({"vision_config": {"hidden_act": "gelu_new"}}, "'gelu_new' is not supported"),
         ({"text_config": {"hidden_act": "tanh"}}, "text_config: hidden_act 'tanh'"),
         ({"vision_config": {"image_size": [224, 192]}}, "only square"),
         ({"vision_config": {"image_size": 225}}, "225 is not a multiple of patch_size 32"),
-        ({"vision_config": {"patch_size": "32"}}, "patch_size is 32"),
+        ({"vision_config": {"patch_size": "32"}}, "patch_size is '32'"),
         ({"vision_config": {"num_channels": 1}}, "num_channels is 1"),
         ({"vision_config": {"num_attention_heads": 7}}, "not a multiple"),
         ({"vision_config": {"num_hidden_layers": 0}}, "num_hidden_layers is 0"),
@@ -241,9 +252,17 @@ def test_statistics_and_old_fields_are_read(tmp_path):
 def test_configurations_that_are_no_clip_are_refused(config, message, tmp_path):
     write_config(tmp_path, **config)
     with pytest.raises(UserError) as error:
-        hugging_face_spec(tmp_path, logit_scale=1.0)
+        read_spec(tmp_path)
     assert message in str(error.value)
     assert str(tmp_path / "config.json") in str(error.value)
+
+
+@pytest.mark.parametrize("model_type", ["vit", None, ["clip"]])
+def test_other_models_are_refused_by_their_type(model_type, source):
+    edit_json(source / "config.json", lambda config: config.update(model_type=model_type))
+    with pytest.raises(UserError) as error:
+        read_checkpoint(source, activation=None)
+    assert f"config.json: model_type is {model_type!r}; only 'clip'" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -253,15 +272,7 @@ def test_odd_statistics_are_refused(statistics, tmp_path):
     write_config(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
     with pytest.raises(UserError, match="preprocessor_config"):
-        hugging_face_spec(tmp_path, logit_scale=1.0)
-
-
-def remove(name):
-    return lambda source: (source / name).unlink()
-
-
-def replace(name, content):
-    return lambda source: (source / name).write_bytes(content)
+        read_spec(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -307,142 +318,3 @@ def test_damaged_shards_are_refused(change, message, clip, tmp_path):
     edit_json(source / "model.safetensors.index.json", change)
     with pytest.raises(UserError, match=message):
         read_checkpoint(source, activation=None)
-
-
-def test_a_converted_checkpoint_is_no_source(source, tmp_path):
-    convert(source, tmp_path / "target")
-    with pytest.raises(UserError, match="converted checkpoint already"):
-        convert(tmp_path / "target", tmp_path / "again")
-
-
-def test_missing_source(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no such file or folder"):
-        convert(tmp_path / "nowhere", tmp_path / "target")
-
-
-def test_an_existing_target_is_replaced_only_on_request(source, tmp_path):
-    target = tmp_path / "target"
-    convert(source, target)
-    edit_weights(source, lambda w: w.update({"text_projection.weight": torch.ones(48, 64)}))
-    with pytest.raises(UserError, match=r"exists already.*--overwrite"):
-        convert(source, target)
-    assert load_converted(target)[1]["text"]["proj"][0, 0] != 1
-    convert(source, target, overwrite=True)
-    assert load_converted(target)[1]["text"]["proj"][0, 0] == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "target"]
-
-
-@pytest.mark.parametrize("kind", ["file", "folder", "source"])
-def test_only_a_converted_checkpoint_is_overwritten(kind, source, tmp_path):
-    target = source if kind == "source" else tmp_path / "target"
-    if kind == "file":
-        target.write_text("mine")
-    elif kind == "folder":
-        target.mkdir()
-    with pytest.raises(UserError, match="will not be overwritten"):
-        convert(source, target, overwrite=True)
-    assert (source / "model.safetensors").exists()
-    assert target.exists()
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt])
-@pytest.mark.parametrize("existing", [False, True])
-def test_a_failure_half_way_leaves_no_half(error, existing, source, tmp_path, monkeypatch):
-    target = tmp_path / "target"
-    if existing:
-        convert(source, target)
-    before = sorted(p.name for p in tmp_path.iterdir())
-
-    def fails(folder, **_):
-        (folder / "params").mkdir()
-        (folder / "params" / "half").write_text("x")
-        raise error
-
-    monkeypatch.setattr(conversion, "write_converted", fails)
-    expected = KeyboardInterrupt if error is KeyboardInterrupt else UserError
-    with pytest.raises(expected):
-        convert(source, target, overwrite=existing)
-    assert sorted(p.name for p in tmp_path.iterdir()) == before
-    if existing:
-        load_converted(target)
-
-
-def test_parent_that_is_a_file(source, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="cannot be written"):
-        convert(source, tmp_path / "file" / "target")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda t: (t / "clip.json").unlink(), "tools/convert_clip_weights.py"),
-        (replace("clip.json", b"{"), "damaged"),
-        (replace("clip.json", b"[]"), "damaged"),
-        (replace("clip.json", b'{"format": 1}'), "damaged"),
-        (replace("clip.json", b'{"format": 9}'), "format 9 is not 1"),
-        (lambda t: os.rename(t / "params", t / "moved"), "params: damaged"),
-        (lambda t: (t / "params" / "state" / "_METADATA").unlink(), "params: damaged"),
-    ],
-)
-def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_path):
-    convert(source, tmp_path / "target")
-    damage(tmp_path / "target")
-    with pytest.raises(UserError) as error:
-        load_converted(tmp_path / "target")
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_loading_what_is_no_checkpoint(source, tmp_path):
-    with pytest.raises(UserError, match="no such directory"):
-        load_converted(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=f"convert_clip_weights.py {source}"):
-        load_converted(source)
-
-
-def run_program(*arguments, cwd):
-    """Runs the program as a user does, in a Python that has no torch."""
-    code = (
-        "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    command = [sys.executable, "-c", code, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
-def test_program(source, tmp_path):
-    done = run_program(source.name, "target", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Hugging Face CLIPModel: ViT 3x128 patch 8 image 32")
-    assert done.stdout.count("\n") == 1
-    assert done.stderr == ""
-    load_converted(tmp_path / "target")
-    again = run_program(source.name, "target", cwd=tmp_path)
-    assert again.returncode == 2
-    assert again.stderr.startswith("error: ")
-    assert again.stderr.count("\n") == 1
-
-
-def test_program_passes_its_options_on(source, tmp_path, monkeypatch, capsys):
-    module_spec = importlib.util.spec_from_file_location("convert_clip_weights", PROGRAM)
-    program = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(program)
-    called = {}
-
-    def fake(source, target, **options):
-        called.update(options, source=source, target=target)
-        return "done"
-
-    monkeypatch.setattr(program, "convert", fake)
-    arguments = ["x", "a.pt", "b", "--tokenizer", "t", "--activation", "gelu", "--overwrite"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert program.main() == 0
-    assert called == {
-        "source": "a.pt",
-        "target": "b",
-        "tokenizer": "t",
-        "activation": "gelu",
-        "overwrite": True,
-    }
-    assert capsys.readouterr().out == "done -> b\n"

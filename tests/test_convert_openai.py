@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import json
 import pathlib
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from must_jax.convert import convert, load_converted
 from must_jax.convert.bpe import END, OPENAI_VOCABULARY, START, byte_symbols
 from must_jax.convert.bpe import write_tokenizer as bpe
 from must_jax.convert.conversion import read_checkpoint
-from must_jax.convert.table import OPENAI, convert_tensors
+from must_jax.convert.openai import LAYOUT
+from must_jax.convert.source import SourceCheckpoint, read_params
 from must_jax.errors import UserError
 from must_jax.models import ClipSpec, TextSpec, TextTransformer, VisionSpec, VisionTransformer
 from must_jax.tokenizer import load_tokenizer
@@ -145,6 +147,14 @@ def test_heads_are_one_for_every_64_units(width, heads, tmp_path):
     assert params["vision"]["blocks"]["attn"]["out"]["kernel"].shape[1] == heads
 
 
+@pytest.mark.parametrize(("width", "name"), [(1280, "ViT-H/14"), (1408, "ViT-g/14")])
+def test_widths_whose_heads_are_wider_are_refused(width, name, tmp_path):
+    vision = CONFIG["vision"] | {"hidden_size": width, "num_hidden_layers": 1}
+    torch.save(dense_state(CONFIG | {"vision": vision}), tmp_path / "clip.pt")
+    with pytest.raises(UserError, match=rf"{width} wide, as OpenCLIP's {name}.*open_clip_config"):
+        read_checkpoint(tmp_path / "clip.pt", activation=None)
+
+
 def dense_state(config):
     """An OpenAI state dict of zeros with the shapes of a configuration, made from names alone."""
     vision, text, embed = config["vision"], config["text"], config["projection_dim"]
@@ -255,11 +265,13 @@ def test_openais_vocabulary_becomes_a_tokenizer(tmp_path):
     assert len(set(symbols)) == 256
     # "!" is byte symbol 0; a word's last symbol carries the end of the word, 256 further on.
     word = [symbols.index("a"), 256 + symbols.index("b")]
-    ids = tokenizer(["The ab !"])["input_ids"][0]
+    [ids] = tokenizer.encode(["The ab !"])
     assert ids == [515, 513, *word, 256, 516]
-    assert tokenizer.convert_ids_to_tokens([515, 516]) == [START, END]
+    vocabulary = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text())
+    assert [vocabulary[START], vocabulary[END]] == [515, 516]
     # A letter outside ASCII is two bytes; é is C3 A9, both of which print.
-    assert tokenizer(["é"])["input_ids"][0][1:3] == [symbols.index("Ã"), 256 + symbols.index("©")]
+    [ids] = tokenizer.encode(["é"])
+    assert ids[1:3] == [symbols.index("Ã"), 256 + symbols.index("©")]
 
 
 def test_no_more_merges_are_taken_than_clip_has(tmp_path):
@@ -270,7 +282,7 @@ def test_no_more_merges_are_taken_than_clip_has(tmp_path):
     text = CONFIG["text"] | {"vocab_size": 49408}
     torch.save(dense_state(CONFIG | {"text": text}), tmp_path / "clip.pt")
     spec, _, _ = read_checkpoint(tmp_path / "clip.pt", activation=None)
-    assert load_tokenizer(tmp_path / "tokenizer", spec=spec.text).eos_token_id == 49407
+    assert load_tokenizer(tmp_path / "tokenizer", spec=spec.text).end_id == 49407
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x\na b c\n"), gzip.compress(b"x")])
@@ -344,6 +356,7 @@ def vision_params(source, vision):
         image_mean=(0.0,) * 3,
         image_std=(1.0,) * 3,
     )
-    rules = tuple(rule for rule in OPENAI.rules if rule.path.startswith("vision/"))
-    layout = dataclasses.replace(OPENAI, rules=rules)
-    return convert_tensors(source, layout=layout, spec=spec)["vision"]
+    rules = tuple(rule for rule in LAYOUT.rules if rule.path.startswith("vision/"))
+    layout = dataclasses.replace(LAYOUT, rules=rules)
+    checkpoint = SourceCheckpoint(layout=layout, tensors=source, spec=spec)
+    return read_params(checkpoint, where="golden")["vision"]

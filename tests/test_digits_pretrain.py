@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 from PIL import ImageFont
-from transformers import CLIPTokenizer
 
 from must_jax.errors import UserError
+from must_jax.tokenizer import load_clip_tokenizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -22,7 +22,7 @@ def tokenizer(tmp_path_factory):
     bpe.write_tokenizer(
         folder, captions.corpus(), num_merges=1000, context_length=model.CONTEXT_LENGTH
     )
-    return CLIPTokenizer.from_pretrained(folder)
+    return load_clip_tokenizer(folder)
 
 
 @pytest.fixture(scope="module")

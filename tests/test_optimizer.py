@@ -21,7 +21,7 @@ def make_params():
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     return {
-        "patch_embed": {"kernel": normal(6, 4)},
+        "patch_embed": {"kernel": normal(6, 4), "bias": normal(4)},
         "class_embed": normal(4),
         "pos_embed": normal(5, 4),
         "mask_token": normal(1, 1, 4),
@@ -29,6 +29,11 @@ def make_params():
         "blocks": {
             "mlp": {"fc1": {"kernel": normal(DEPTH, 4, 8), "bias": normal(DEPTH, 8)}},
             "attn": {"qkv": {"bias": normal(DEPTH, 3, 2, 2)}},
+        },
+        "pool": {
+            "probe": normal(1, 1, 4),
+            "ln_post": {"scale": normal(4)},
+            "query": {"kernel": normal(4, 2, 2), "bias": normal(2, 2)},
         },
         "ln_patch": {"scale": normal(4)},
         "decoder": {"kernel": normal(4, 12), "bias": normal(12)},
@@ -40,6 +45,7 @@ def make_params():
 # (path, layer or None) -> (multiplier's exponent, decays), by hand from the method's text.
 GROUPS = {
     "patch_embed/kernel": (4, True),
+    "patch_embed/bias": (4, False),
     "class_embed": (4, False),
     "pos_embed": (4, True),
     "mask_token": (4, True),
@@ -48,6 +54,10 @@ GROUPS = {
     "blocks/mlp/fc1/kernel": ((3, 2, 1), True),
     "blocks/mlp/fc1/bias": ((3, 2, 1), False),
     "blocks/attn/qkv/bias": ((3, 2, 1), False),
+    "pool/probe": (0, True),
+    "pool/ln_post/scale": (0, False),
+    "pool/query/kernel": (0, True),
+    "pool/query/bias": (0, False),
     "ln_patch/scale": (0, False),
     "decoder/kernel": (0, True),
     "decoder/bias": (0, False),

@@ -4,6 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 from clip_checkpoints import LETTERS, write_tokenizer
+from transformers import CLIPTokenizer
 
 from must_jax.errors import UserError
 from must_jax.models import TextSpec
@@ -64,8 +65,16 @@ def test_a_long_text_keeps_its_end_token_and_is_reported(tokenizer, caplog):
     assert "'abcdefg' is 9 tokens long and was cut to 8" in message
 
 
-def test_a_tokenizer_saved_by_transformers_is_the_same(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path / "saved")
+def test_transformers_does_not_warn_of_what_is_cut(folder, capfd):
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 8}')
+    tokenize(["abcdefghij"], tokenizer=load_tokenizer(folder, spec=SPEC), context_length=8)
+    assert "indexing errors" not in capfd.readouterr().err
+
+
+def test_a_tokenizer_saved_by_transformers_is_the_same(tokenizer, folder, tmp_path):
+    CLIPTokenizer.from_pretrained(str(folder), local_files_only=True).save_pretrained(
+        tmp_path / "saved"
+    )
     assert not (tmp_path / "saved" / "merges.txt").exists()
     again = load_tokenizer(tmp_path / "saved", spec=SPEC)
     texts = ["ab c.", "7 zebra", "<|endoftext|>"]

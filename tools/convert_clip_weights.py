@@ -1,7 +1,7 @@
 """Converts a CLIP checkpoint for must_jax.
 
-SOURCE is a Hugging Face CLIP folder, or an OpenAI .pt file with its tokenizer beside it. TARGET is
-the directory to write, whole or not at all. PyTorch is not needed.
+SOURCE is a Hugging Face or OpenCLIP folder, or an OpenAI .pt file with its tokenizer beside it.
+TARGET is the directory to write, whole or not at all. PyTorch is not needed.
 """
 
 import argparse

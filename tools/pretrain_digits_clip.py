@@ -12,14 +12,13 @@ import sys
 import tempfile
 import time
 
-from transformers import CLIPTokenizer
-
 # So that the program runs in a checkout that was not installed.
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from digits import bpe, captions, export, fonts, model, train
 
 from must_jax.errors import UserError
+from must_jax.tokenizer import load_clip_tokenizer
 
 NUM_MERGES = 1000
 DEFAULT_STEPS = 1500
@@ -56,7 +55,7 @@ def make_clip(target: pathlib.Path, *, seed: int, steps: int, batch_size: int) -
             num_merges=NUM_MERGES,
             context_length=model.CONTEXT_LENGTH,
         )
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        tokenizer = load_clip_tokenizer(folder)
         spec, params = train.pretrain(
             tokenizer, shapes, seed=seed, steps=steps, batch_size=batch_size
         )

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from must_jax.convert.source import Params
 from must_jax.errors import UserError
 from must_jax.models import ClipSpec, TextTransformer, VisionTransformer
 
@@ -20,8 +21,6 @@ SPEC_FILE = "clip.json"
 PARAMS = "params"
 TOKENIZER = "tokenizer"
 FORMAT = 1
-
-Params = dict[str, dict]
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
@@ -74,7 +73,12 @@ def write_converted(folder: Path, *, spec: ClipSpec, params: Params, source: str
     `source` is recorded as where the checkpoint came from.
     """
     record = {"format": FORMAT, "source": source, **json.loads(spec.to_json())}
-    ocp.save(folder / PARAMS, params)
+    # Weights hardly compress (by a tenth), and Orbax's copies would double the memory.
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    context.memory.deepcopy_host_arrays = False
+    with context:
+        ocp.save(folder / PARAMS, params)
     (folder / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -159,6 +163,6 @@ def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
 
 def _as_numpy(tree: Params) -> Params:
     return {
-        key: _as_numpy(value) if isinstance(value, dict) else np.asarray(value)
+        key: _as_numpy(value) if isinstance(value, dict) else np.asarray(value, np.float32)
         for key, value in tree.items()
     }

@@ -1,11 +1,14 @@
-"""Reads the tensors of a PyTorch archive without PyTorch, and without running what it holds."""
+"""Opens the tensors of a PyTorch archive without PyTorch, and without running what it holds."""
 
 import collections
+import dataclasses
+import functools
 import io
 import math
 import pickle
 import types
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from must_jax.convert.tensors import LazyTensor
 from must_jax.errors import UserError
 
 _STORAGE_DTYPES = {
@@ -64,37 +68,67 @@ class _Call:
         return self._call(*args)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """`size` numbers inside the archive, which `read` fetches."""
+
+    dtype: np.dtype
+    size: int
+    read: Callable[[], np.ndarray]
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("state set on a storage")
+
+
 def _rebuild_tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> np.ndarray:
-    """A copy of the view that (offset, size, stride), in elements, cut out of a storage."""
+    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> LazyTensor:
+    """The view that (offset, size, stride), in elements, cut out of a storage."""
     numbers = (offset, *size, *stride)
     if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
         raise pickle.UnpicklingError(f"tensor of size {size} and stride {stride} at {offset}")
-    if not math.prod(size):
-        return np.zeros(size, storage.dtype)
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if last >= storage.size or math.prod(size) > storage.size:
-        raise pickle.UnpicklingError(f"tensor of size {size} is larger than its storage")
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
+    if math.prod(size):
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if last >= storage.size or math.prod(size) > storage.size:
+            raise pickle.UnpicklingError(f"tensor of size {size} is larger than its storage")
+    strides = [step * storage.dtype.itemsize for step in stride]
+
+    def read() -> np.ndarray:
+        if not math.prod(size):
+            return np.zeros(size, storage.dtype)
+        numbers = storage.read()[offset:]
+        return np.lib.stride_tricks.as_strided(numbers, size, strides, writeable=False)
+
+    return LazyTensor(tuple(size), storage.dtype, read)
 
 
 def _inert(*_: Any) -> None:
     return None
 
 
+def _read(path: Path, name: str, dtype: np.dtype, size: int, *, is_big: bool) -> np.ndarray:
+    """`size` numbers of a file inside the archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(name)
+        ordered = np.frombuffer(data, dtype.newbyteorder(">" if is_big else "<"), size)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read, or damaged ({error})") from error
+    return ordered.astype(dtype, copy=False)
+
+
 class _TensorUnpickler(pickle.Unpickler):
     """Admits the names that rebuild tensors, and puts inert stand-ins for TorchScript's classes."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+    def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")), encoding="utf-8")
         self._archive = archive
         self._root = root
-        self._storages: dict[str, np.ndarray] = {}
         names = set(archive.namelist())
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-        self._byte_order = ">" if order.strip() == b"big" else "<"
+        is_big = order.strip() == b"big"
+        # The last storage is kept, for further tensors that share it.
+        self._read = functools.lru_cache(maxsize=1)(functools.partial(_read, path, is_big=is_big))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -112,34 +146,28 @@ class _TensorUnpickler(pickle.Unpickler):
         # The name is the stranger's: it must not write to the terminal anything but letters.
         raise ForbiddenGlobalError(f"{module}.{name}".encode("unicode_escape").decode())
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, type_name, key, _, count = pid
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, type_name, key, _, size = pid
         dtype = _STORAGE_DTYPES.get(type_name)
-        if kind != "storage" or dtype is None or not isinstance(key, str):
+        if kind != "storage" or dtype is None or type(key) is not str or type(size) is not int:
             raise pickle.UnpicklingError(f"{kind!r} in place of a tensor's storage")
-        if key not in self._storages:
-            data = self._archive.read(f"{self._root}data/{key}")
-            if len(data) < count * dtype.itemsize:
-                raise pickle.UnpicklingError(f"storage {key} is shorter than it says")
-            ordered = np.frombuffer(data, dtype.newbyteorder(self._byte_order), count)
-            self._storages[key] = ordered.astype(dtype, copy=False)
-        storage = self._storages[key]
-        if storage.dtype != dtype:
-            raise pickle.UnpicklingError(f"storage {key} is used with two types")
-        return storage
+        name = f"{self._root}data/{key}"
+        if self._archive.getinfo(name).file_size < size * dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {key} is shorter than it says")
+        return _Storage(dtype, size, functools.partial(self._read, name, dtype, size))
 
 
-def _module_tensors(module: _Module, prefix: str) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
+def _module_tensors(module: _Module, prefix: str) -> dict[str, LazyTensor]:
+    tensors: dict[str, LazyTensor] = {}
     for name, value in vars(module).items():
-        if isinstance(value, np.ndarray):
+        if isinstance(value, LazyTensor):
             tensors[prefix + name] = value
         elif isinstance(value, _Module):
             tensors |= _module_tensors(value, f"{prefix}{name}.")
     return tensors
 
 
-def _state_dict(root: Any) -> dict[str, np.ndarray] | None:
+def _state_dict(root: Any) -> dict[str, LazyTensor] | None:
     if isinstance(root, _Module):
         return _module_tensors(root, "")
     if not isinstance(root, Mapping):
@@ -147,14 +175,18 @@ def _state_dict(root: Any) -> dict[str, np.ndarray] | None:
     for key in ("state_dict", "model"):
         if isinstance(root.get(key), Mapping):
             return _state_dict(root[key])
-    tensors = {k: v for k, v in root.items() if isinstance(v, np.ndarray) and isinstance(k, str)}
+    tensors = {k: v for k, v in root.items() if isinstance(v, LazyTensor) and isinstance(k, str)}
     # Data-parallel training puts every name below one module of this name.
     if tensors and all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
 
 
-def read_torch_archive(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, archive: zipfile.ZipFile, pickled: str) -> Any:
+    return _TensorUnpickler(path, archive, pickled.removesuffix("data.pkl")).load()
+
+
+def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a TorchScript archive or of a saved state dict, in their own types.
 
     A state dict may lie below `state_dict` or `model`. The pickle inside may name nothing but what
@@ -168,7 +200,7 @@ def read_torch_archive(path: Path) -> dict[str, np.ndarray]:
             pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
             if len(pickles) != 1:
                 raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
-            tensors = _state_dict(_TensorUnpickler(archive, pickles[0][: -len("data.pkl")]).load())
+            tensors = _state_dict(_load(path, archive, pickles[0]))
     except ForbiddenGlobalError as error:
         raise UserError(
             f"{path}: refused, its pickle asks for {error}, which is no part of a tensor; "

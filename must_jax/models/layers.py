@@ -17,6 +17,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS = {
     "quick_gelu": quick_gelu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 

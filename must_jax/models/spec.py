@@ -1,13 +1,22 @@
-"""What a CLIP checkpoint is made of: the architecture and the image statistics."""
+"""What a checkpoint is made of: the architecture and the image statistics."""
 
 import dataclasses
 import json
 from typing import Any
 
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh")
+IMAGE_POOLINGS = ("class_token", "attention")
+TEXT_POOLINGS = ("end_token", "last_token")
+
+
+def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{field} {value!r} is none of {', '.join(choices)}")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TowerSpec:
-    """The transformer of either tower. Sizes in units; `activation` is `quick_gelu` or `gelu`."""
+    """The transformer of either tower. Sizes in units; `activation` is one of `ACTIVATIONS`."""
 
     width: int
     depth: int
@@ -18,16 +27,31 @@ class TowerSpec:
 
     def __post_init__(self) -> None:
         """Refuses an activation that the layers don't know."""
-        if self.activation not in ("quick_gelu", "gelu"):
-            raise ValueError(f"activation {self.activation!r} is neither quick_gelu nor gelu")
+        _check_choice("activation", self.activation, ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VisionSpec(TowerSpec):
-    """The image tower; `image_size` and `patch_size` in pixels."""
+    """The image tower; `image_size` and `patch_size` in pixels.
+
+    `pooling` is `class_token`, CLIP's: a class token runs through the blocks, behind a norm, and is
+    projected. Or it is `attention`, SigLIP's: the patches alone run, embedded with a bias, and a
+    learned probe attends to them.
+    """
 
     image_size: int
     patch_size: int
+    pooling: str = "class_token"
+
+    def __post_init__(self) -> None:
+        """Refuses an activation or a pooling that the model doesn't know."""
+        super().__post_init__()
+        _check_choice("pooling", self.pooling, IMAGE_POOLINGS)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a class token stands before the patches."""
+        return self.pooling == "class_token"
 
     @property
     def grid_size(self) -> int:
@@ -39,25 +63,43 @@ class VisionSpec(TowerSpec):
         """Patches of one image."""
         return self.grid_size**2
 
+    @property
+    def num_tokens(self) -> int:
+        """Positions of one image: the patches and, where there is one, the class token."""
+        return self.num_patches + self.has_class_token
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextSpec(TowerSpec):
     """The text tower.
 
-    `eot_token_id` is the token whose position is pooled, at its first occurrence. None pools at the
-    largest token id instead, as OpenAI's checkpoints do.
+    `pooling` `end_token`, CLIP's, pools at the first occurrence of `eot_token_id`; where that is
+    None, at the largest token id instead, as OpenAI's checkpoints do. `last_token`, SigLIP's, pools
+    at the last position, which is padding after most texts, and knows no `eot_token_id`.
+
+    `is_causal` says that a token attends to none after it, `proj_bias` that the projection to the
+    joint space adds a bias.
     """
 
     vocab_size: int
     context_length: int
     eot_token_id: int | None
+    pooling: str = "end_token"
+    is_causal: bool = True
+    proj_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses an activation or a pooling that the model doesn't know."""
+        super().__post_init__()
+        _check_choice("pooling", self.pooling, TEXT_POOLINGS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipSpec:
     """A whole checkpoint. `logit_scale` is the factor itself (100 in OpenAI's), not its logarithm.
 
-    `image_mean` and `image_std` are per colour (red, green, blue), for pixels in 0..1.
+    `image_mean` and `image_std` are per colour (red, green, blue), for pixels in 0..1. Attention
+    pooling ends in the tower's width, which `embed_dim` has to be then.
     """
 
     vision: VisionSpec
@@ -66,6 +108,12 @@ class ClipSpec:
     logit_scale: float
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        """Refuses an image tower that doesn't end in the joint space."""
+        width = self.vision.width
+        if not self.vision.has_class_token and self.embed_dim != width:
+            raise ValueError(f"embedding {self.embed_dim} differs from the pooled width {width}")
 
     def to_json(self) -> str:
         """This spec as a JSON object."""

@@ -1,4 +1,4 @@
-"""CLIP's image tower with MUST's classifier, mask token and reconstruction decoder."""
+"""The image tower with MUST's classifier, mask token and reconstruction decoder."""
 
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.models.layers import l2_normalize, layer_norm, run_blocks
+from must_jax.models.pooling import AttentionPool, ClassTokenPool
 from must_jax.models.spec import VisionSpec
 
 
@@ -37,12 +38,13 @@ def patchify(images: jax.Array, *, patch_size: int) -> jax.Array:
     return cut.swapaxes(2, 3).reshape(batch, rows * columns, patch_size, patch_size, colours)
 
 
-def resample_pos_embed(pos_embed: jax.Array, *, grid_size: int) -> jax.Array:
-    """Position embeddings (1 + n * n, W) for a grid of another size, (1 + grid_size**2, W).
+def resample_pos_embed(pos_embed: jax.Array, *, grid_size: int, has_class_token: bool) -> jax.Array:
+    """Position embeddings (n * n, W) for a grid of another size, (grid_size**2, W).
 
-    The patches' embeddings are resampled bicubically, antialiased; the class token's stays.
+    The patches' embeddings are resampled bicubically, antialiased. A class token's stays: it is the
+    row before them, in what comes in and in what goes out.
     """
-    class_token, grid = pos_embed[:1], pos_embed[1:]
+    class_token, grid = pos_embed[:has_class_token], pos_embed[has_class_token:]
     side, width = round(len(grid) ** 0.5), grid.shape[-1]
     if side == grid_size:
         return pos_embed
@@ -60,11 +62,11 @@ def _uniform_init(bound: float) -> nn.initializers.Initializer:
 
 
 class VisionTransformer(nn.Module):
-    """A CLIP ViT (Radford et al., 2021) as MUST trains it (Li et al., 2023, sections 3.1 to 3.3).
+    """The ViT of a CLIP or a SigLIP as MUST trains it (Li et al., 2023, sections 3.1 to 3.3).
 
     With a patch mask, masked patches enter as `mask_token` and all tokens still run. The parameters
     `mask_token`, `ln_patch` and `decoder` exist only where a mask is given at `init`, `classifier`
-    only where `num_classes` is positive; CLIP has none of the four.
+    only where `num_classes` is positive; a checkpoint has none of the four.
     """
 
     spec: VisionSpec
@@ -85,37 +87,38 @@ class VisionTransformer(nn.Module):
         initial = nn.initializers.normal(0.02)
         patches = patchify(images.astype(self.dtype), patch_size=spec.patch_size)
         patches = patches.reshape(*patches.shape[:2], -1)
-        x = nn.Dense(spec.width, use_bias=False, dtype=self.dtype, name="patch_embed")(patches)
+        patch_embed = nn.Dense(
+            spec.width, use_bias=not spec.has_class_token, dtype=self.dtype, name="patch_embed"
+        )
+        x = patch_embed(patches)
         if patch_mask is not None:
             mask_token = self.param("mask_token", initial, (1, 1, spec.width))
             x = jnp.where(patch_mask[..., None], mask_token.astype(x.dtype), x)
 
-        class_embed = self.param("class_embed", initial, (spec.width,))
-        pos_embed = self.param("pos_embed", initial, (spec.num_patches + 1, spec.width))
-        class_token = jnp.broadcast_to(
-            class_embed[None, None].astype(x.dtype), (x.shape[0], 1, spec.width)
-        )
-        x = jnp.concatenate([class_token, x], axis=1) + pos_embed[None].astype(x.dtype)
+        if spec.has_class_token:
+            class_embed = self.param("class_embed", initial, (spec.width,))
+            class_token = jnp.broadcast_to(
+                class_embed[None, None].astype(x.dtype), (x.shape[0], 1, spec.width)
+            )
+            x = jnp.concatenate([class_token, x], axis=1)
+        pos_embed = self.param("pos_embed", initial, (spec.num_tokens, spec.width))
+        x = x + pos_embed[None].astype(x.dtype)
 
         norm = {"eps": spec.layer_norm_eps, "dtype": self.dtype}
-        x = layer_norm(**norm, name="ln_pre")(x)
+        if spec.has_class_token:
+            x = layer_norm(**norm, name="ln_pre")(x)
         x = run_blocks(self, x, spec=spec, is_causal=False)
 
-        proj_init = nn.initializers.normal(spec.width**-0.5)
-        proj = self.param("proj", proj_init, (spec.width, self.embed_dim)).astype(self.dtype)
-
-        def embed(tokens: jax.Array) -> jax.Array:
-            return l2_normalize((tokens @ proj).astype(jnp.float32))
-
-        image_embed = embed(layer_norm(**norm, name="ln_post")(x[:, 0]))
+        pool = self._make_pool()
+        image_embed = l2_normalize(pool.image(x).astype(jnp.float32))
         logits = patch_embeds = reconstruction = None
         if self.num_classes:
             shape = (self.embed_dim, self.num_classes)
             classifier = self.param("classifier", nn.initializers.normal(0.02), shape)
             logits = self.logit_scale * (image_embed @ classifier)
         if patch_mask is not None:
-            patch_tokens = layer_norm(**norm, name="ln_patch")(x[:, 1:])
-            patch_embeds = embed(patch_tokens)
+            patch_tokens = layer_norm(**norm, name="ln_patch")(x[:, -spec.num_patches :])
+            patch_embeds = l2_normalize(pool.patches(patch_tokens).astype(jnp.float32))
             decoder = nn.Dense(
                 3 * spec.patch_size**2,
                 kernel_init=_uniform_init(spec.width**-0.5),
@@ -125,6 +128,14 @@ class VisionTransformer(nn.Module):
             )
             reconstruction = decoder(patch_tokens).astype(jnp.float32)
         return VisionOutput(image_embed, logits, patch_embeds, reconstruction)
+
+    def _make_pool(self) -> ClassTokenPool | AttentionPool:
+        if not self.spec.has_class_token:
+            return AttentionPool(self.spec, self.dtype, name="pool")
+        pool = ClassTokenPool(self.spec, self.embed_dim, self.dtype)
+        # Its parameters stay beside the tower's own, where converted checkpoints have them.
+        nn.share_scope(self, pool)
+        return pool
 
 
 def encode(

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from transformers import CLIPTokenizer
 
 from digits import augment, captions, fonts, model
+from must_jax.class_names import SLOT
 from must_jax.models.spec import ClipSpec
-from must_jax.tokenizer import tokenize
+from must_jax.tokenizer import Tokenizer, tokenize
 from must_jax.zero_shot import build_classifier
 
 SMOOTHING = 0.1
@@ -25,7 +25,7 @@ EVALUATION_PICTURES = 1000
 class CaptionTable:
     """Token ids of every caption, by digit and font category."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokens = np.stack(
             [
                 [
@@ -80,7 +80,7 @@ def zero_shot_accuracy(
     shapes: fonts.Shapes,
     *,
     spec: ClipSpec,
-    tokenizer: CLIPTokenizer,
+    tokenizer: Tokenizer,
     seed: int,
     limit: float,
 ) -> float:
@@ -93,15 +93,17 @@ def zero_shot_accuracy(
         spec=spec,
         text_params=params["text"],
         tokenizer=tokenizer,
-        class_names=captions.WORDS,
-        templates=captions.ZERO_SHOT_TEMPLATES,
+        texts=[
+            [template.replace(SLOT, word) for template in captions.ZERO_SHOT_TEMPLATES]
+            for word in captions.WORDS
+        ],
     )
     predicted = jnp.argmax(model.encode_images(params, images, spec=spec) @ classifier, axis=1)
     return float(np.mean(np.asarray(predicted) == digits))
 
 
 def pretrain(
-    tokenizer: CLIPTokenizer,
+    tokenizer: Tokenizer,
     shapes: fonts.Shapes,
     *,
     seed: int,
@@ -113,7 +115,7 @@ def pretrain(
     Returns:
       The architecture and the parameters, the same for the same arguments.
     """
-    spec = model.clip_spec(vocab_size=len(tokenizer), end_token_id=tokenizer.eos_token_id)
+    spec = model.clip_spec(vocab_size=tokenizer.num_tokens, end_token_id=tokenizer.end_id)
     categories = np.array([captions.CATEGORIES.index(name) for name in shapes.category])
     table = CaptionTable(tokenizer)
     rng = np.random.default_rng(seed)

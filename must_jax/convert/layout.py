@@ -1,0 +1,176 @@
+"""How a checkpoint is laid out: which of its tensors becomes which parameter, as a table.
+
+Shapes are written in letters: W width, M MLP width, E embedding, P patch size, N patches, T tokens
+(patches and the class token, or the context), V vocabulary, 3W three widths; a digit is itself.
+"""
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from must_jax.convert.tensors import Tensors
+from must_jax.errors import UserError
+from must_jax.models.spec import ClipSpec, TowerSpec
+
+Transform = Callable[[np.ndarray, TowerSpec], np.ndarray]
+
+
+def same(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """The tensor as it is."""
+    return x
+
+
+def transpose(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """A matrix of the checkpoint (outputs, inputs) to (inputs, outputs)."""
+    return x.T
+
+
+def patches(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """Convolution weights (W, 3, P, P) to (P * P * 3, W), the colour running fastest."""
+    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+
+
+def qkv_kernel(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """Query, key and value rows (3W, W) to (W, 3, heads, head width)."""
+    return x.T.reshape(spec.width, 3, spec.num_heads, -1)
+
+
+def qkv_bias(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """Query, key and value biases (3W,) to (3, heads, head width)."""
+    return x.reshape(3, spec.num_heads, -1)
+
+
+def out_kernel(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    """The matrix after attention (W, W) to (heads, head width, W)."""
+    return x.T.reshape(spec.num_heads, -1, spec.width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One parameter and where it comes from.
+
+    Attributes:
+      path: the parameter, `vision/...` or `text/...`.
+      sources: keys of the checkpoint, joined along their first axis; `*` is the number of a block,
+        and the blocks are stacked.
+      shape: the shape that each source has to have, in letters.
+      transform: from the joined sources of one block to the parameter.
+    """
+
+    path: str
+    sources: tuple[str, ...]
+    shape: str
+    transform: Transform = same
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether the parameter has one layer a block."""
+        return "*" in self.sources[0]
+
+    def keys(self, depths: Mapping[str, int]) -> list[tuple[str, ...]]:
+        """The source keys block by block; one entry where the rule names no block."""
+        if not self.is_stacked:
+            return [self.sources]
+        depth = depths[self.path.partition("/")[0]]
+        return [tuple(key.replace("*", str(i)) for key in self.sources) for i in range(depth)]
+
+    def tower(self, spec: ClipSpec) -> TowerSpec:
+        """The tower that the parameter belongs to."""
+        return spec.vision if self.path.startswith("vision/") else spec.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A kind of checkpoint.
+
+    Attributes:
+      name: what messages call it.
+      rules: one a parameter.
+      scalars: keys that have to be there, for the spec and not for a parameter.
+      ignored: patterns of keys that are passed over where they are there.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    scalars: tuple[str, ...] = ("logit_scale",)
+    ignored: tuple[str, ...] = ()
+
+
+def norm(path: str, source: str) -> tuple[Rule, ...]:
+    """A LayerNorm."""
+    return (
+        Rule(f"{path}/scale", (f"{source}.weight",), "W"),
+        Rule(f"{path}/bias", (f"{source}.bias",), "W"),
+    )
+
+
+def depths_of(spec: ClipSpec) -> dict[str, int]:
+    """The blocks of either tower."""
+    return {"vision": spec.vision.depth, "text": spec.text.depth}
+
+
+def check_names(
+    tensors: Tensors, *, layout: Layout, depths: Mapping[str, int], where: str, also: str = ""
+) -> None:
+    """Refuses a checkpoint that lacks a tensor of its layout, or has one more.
+
+    Args:
+      tensors: the checkpoint.
+      layout: its layout.
+      depths: the blocks of `vision` and `text`.
+      where: the file or folder, for the message.
+      also: a further complaint for the same message.
+
+    Raises:
+      UserError: all that is missing, all that is left over, and `also`, in one line.
+    """
+    wanted = {key for rule in layout.rules for keys in rule.keys(depths) for key in keys}
+    wanted.update(layout.scalars)
+    missing = sorted(wanted - tensors.keys())
+    left_over = sorted(
+        key
+        for key in tensors.keys() - wanted
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in layout.ignored)
+    )
+    problems = [f"missing: {', '.join(missing)}"] if missing else []
+    problems += [f"left over: {', '.join(left_over)}"] if left_over else []
+    problems += [also] if also else []
+    if problems:
+        raise UserError(f"{where}: does not fit the {layout.name} layout; {'; '.join(problems)}")
+
+
+def check_fit(tensors: Tensors, *, layout: Layout, spec: ClipSpec, where: str) -> None:
+    """Refuses a checkpoint whose names or shapes are not those of its layout and architecture.
+
+    Raises:
+      UserError: all that doesn't fit, in one line.
+    """
+    wrong = []
+    depths = depths_of(spec)
+    for rule in layout.rules:
+        sizes = _sizes(spec, rule.tower(spec))
+        shape = tuple(sizes[d] if d in sizes else int(d) for d in rule.shape.split())
+        wrong += [
+            f"{key} is {tuple(tensors[key].shape)}, expected {shape}"
+            for keys in rule.keys(depths)
+            for key in keys
+            if key in tensors and tuple(tensors[key].shape) != shape
+        ]
+    also = f"wrong shape: {'; '.join(wrong)}" if wrong else ""
+    check_names(tensors, layout=layout, depths=depths, where=where, also=also)
+
+
+def _sizes(spec: ClipSpec, tower: TowerSpec) -> dict[str, int]:
+    num_patches = spec.vision.num_patches
+    return {
+        "W": tower.width,
+        "3W": 3 * tower.width,
+        "M": tower.mlp_dim,
+        "E": spec.embed_dim,
+        "P": spec.vision.patch_size,
+        "N": num_patches,
+        "T": num_patches + 1 if tower is spec.vision else spec.text.context_length,
+        "V": spec.text.vocab_size,
+    }

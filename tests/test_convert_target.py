@@ -1,0 +1,192 @@
+"""The converted checkpoint: written whole or not at all, and refused on loading if damaged."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import torch
+from clip_checkpoints import (
+    TINY,
+    assert_same_trees,
+    edit_weights,
+    make_clip,
+    replace,
+    save_clip,
+)
+
+from must_jax.convert import conversion, convert, load_converted
+from must_jax.convert.conversion import read_checkpoint
+from must_jax.errors import UserError
+
+PROGRAM = pathlib.Path(__file__).parents[1] / "tools" / "convert_clip_weights.py"
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_clip(**TINY)
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return save_clip(clip, tmp_path / "source")
+
+
+def test_target_holds_what_was_read(source, tmp_path):
+    summary = convert(source, tmp_path / "target")
+    spec, params = load_converted(tmp_path / "target")
+    expected_spec, _, expected = read_checkpoint(source, activation=None)
+    assert spec == expected_spec == summary.spec
+    assert_same_trees(params, expected)
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(params))
+    record = json.loads((tmp_path / "target" / "clip.json").read_text())
+    assert (record["format"], record["source"]) == (1, "source")
+    assert {p.name for p in (tmp_path / "target").iterdir()} == {"clip.json", "params", "tokenizer"}
+    vocabulary = (tmp_path / "target" / "tokenizer" / "vocab.json").read_text()
+    assert vocabulary == (source / "vocab.json").read_text()
+    assert summary.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert f"{summary.num_parameters:,} parameters" in str(summary)
+
+
+def test_a_converted_checkpoint_is_no_source(source, tmp_path):
+    convert(source, tmp_path / "target")
+    with pytest.raises(UserError, match="converted checkpoint already"):
+        convert(tmp_path / "target", tmp_path / "again")
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        convert(tmp_path / "nowhere", tmp_path / "target")
+
+
+def test_an_existing_target_is_replaced_only_on_request(source, tmp_path):
+    target = tmp_path / "target"
+    convert(source, target)
+    edit_weights(source, lambda w: w.update({"text_projection.weight": torch.ones(48, 64)}))
+    with pytest.raises(UserError, match=r"exists already.*--overwrite"):
+        convert(source, target)
+    assert load_converted(target)[1]["text"]["proj"][0, 0] != 1
+    convert(source, target, overwrite=True)
+    assert load_converted(target)[1]["text"]["proj"][0, 0] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "target"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "source"])
+def test_only_a_converted_checkpoint_is_overwritten(kind, source, tmp_path):
+    target = source if kind == "source" else tmp_path / "target"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "folder":
+        target.mkdir()
+    with pytest.raises(UserError, match="will not be overwritten"):
+        convert(source, target, overwrite=True)
+    assert (source / "model.safetensors").exists()
+    assert target.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failure_half_way_leaves_no_half(error, existing, source, tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    if existing:
+        convert(source, target)
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def fails(folder, **_):
+        (folder / "params").mkdir()
+        (folder / "params" / "half").write_text("x")
+        raise error
+
+    monkeypatch.setattr(conversion, "write_converted", fails)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else UserError
+    with pytest.raises(expected):
+        convert(source, target, overwrite=existing)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    if existing:
+        load_converted(target)
+
+
+def test_parent_that_is_a_file(source, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        convert(source, tmp_path / "file" / "target")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: (t / "clip.json").unlink(), "tools/convert_clip_weights.py"),
+        (replace("clip.json", b"{"), "damaged"),
+        (replace("clip.json", b"[]"), "damaged"),
+        (replace("clip.json", b'{"format": 1}'), "damaged"),
+        (replace("clip.json", b'{"format": 9}'), "format 9 is not 1"),
+        (lambda t: os.rename(t / "params", t / "moved"), "params: damaged"),
+        (lambda t: (t / "params" / "state" / "_METADATA").unlink(), "params: damaged"),
+    ],
+)
+def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_path):
+    convert(source, tmp_path / "target")
+    damage(tmp_path / "target")
+    with pytest.raises(UserError) as error:
+        load_converted(tmp_path / "target")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_what_is_no_checkpoint(source, tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        load_converted(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"convert_clip_weights.py {source}"):
+        load_converted(source)
+
+
+def run_program(*arguments, cwd):
+    """Runs the program as a user does, in a Python that has no torch."""
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_program(source, tmp_path):
+    done = run_program(source.name, "target", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Hugging Face CLIPModel: ViT 3x128 patch 8 image 32")
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+    load_converted(tmp_path / "target")
+    again = run_program(source.name, "target", cwd=tmp_path)
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: ")
+    assert again.stderr.count("\n") == 1
+
+
+def test_program_passes_its_options_on(source, tmp_path, monkeypatch, capsys):
+    module_spec = importlib.util.spec_from_file_location("convert_clip_weights", PROGRAM)
+    program = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(program)
+    called = {}
+
+    def fake(source, target, **options):
+        called.update(options, source=source, target=target)
+        return "done"
+
+    monkeypatch.setattr(program, "convert", fake)
+    arguments = ["x", "a.pt", "b", "--tokenizer", "t", "--activation", "gelu", "--overwrite"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert program.main() == 0
+    assert called == {
+        "source": "a.pt",
+        "target": "b",
+        "tokenizer": "t",
+        "activation": "gelu",
+        "overwrite": True,
+    }
+    assert capsys.readouterr().out == "done -> b\n"

@@ -1,0 +1,144 @@
+"""SigLIP's two tokenizers against transformers' own."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from siglip_checkpoints import GEMMA_TOKENS, PIECES, write_gemma, write_spiece
+
+from must_jax.errors import UserError
+from must_jax.models import TextSpec
+from must_jax.tokenizer import canonicalize, load_tokenizer, tokenize
+
+SPEC = TextSpec(
+    width=8,
+    depth=1,
+    num_heads=1,
+    mlp_dim=8,
+    activation="gelu_tanh",
+    layer_norm_eps=1e-6,
+    vocab_size=PIECES,
+    context_length=64,
+    eot_token_id=None,
+    pooling="last_token",
+    is_causal=False,
+    proj_bias=True,
+)
+GEMMA_SPEC = dataclasses.replace(SPEC, vocab_size=GEMMA_TOKENS)
+TEXTS = [
+    "A photo, of a 'CAT'!",
+    "  the  BIG\tdog ...  ",
+    "",
+    "zebra-seven (sits) on {the} mat. é ÉTÉ 7",
+    "Ж 猫",
+    "cat " * 80,
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of either kind, and transformers' tokenizer of it."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("siglip", "siglip2"))
+    return {
+        "siglip": (one, write_spiece(one), SPEC),
+        "siglip2": (two, write_gemma(two), GEMMA_SPEC),
+    }
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["siglip", "siglip2"])
+def test_ids_are_those_of_transformers(folders, kind):
+    folder, reference, spec = folders[kind]
+    tokenizer = load_tokenizer(folder, spec=spec)
+    ours = tokenize(TEXTS, tokenizer=tokenizer, context_length=64)
+    theirs = reference(TEXTS, padding="max_length", max_length=64, truncation=True)["input_ids"]
+    assert ours.dtype == np.int32
+    assert ours.tolist() == theirs
+    # The texts are told apart, and the long one ends in an end token.
+    assert len({tuple(row) for row in theirs}) == len(TEXTS)
+    assert ours[-1, -1] == tokenizer.end_id
+
+
+def test_padding_is_the_tokenizers_own(folders):
+    for kind, end, pad in (("siglip", 1, 1), ("siglip2", 1, 0)):
+        folder, _, spec = folders[kind]
+        ids = tokenize(["cat"], tokenizer=load_tokenizer(folder, spec=spec), context_length=64)[
+            0
+        ].tolist()
+        assert ids.index(end) < 10
+        assert set(ids[ids.index(end) + 1 :]) == {pad}
+
+
+def test_the_files_name_another_padding(tmp_path):
+    write_spiece(tmp_path)
+    # As older files write it: a token with its flags.
+    special = {"pad_token": {"content": "<pad>", "lstrip": True}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(special))
+    assert load_tokenizer(tmp_path, spec=SPEC).pad_id == 0
+
+
+def test_text_is_lower_case_whatever_the_file_does(folders, tmp_path):
+    folder, _, spec = folders["siglip2"]
+    saved = json.loads((folder / "tokenizer.json").read_text())
+    saved["normalizer"] = saved["normalizer"]["normalizers"][1]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GemmaTokenizer"}')
+    upper, lower = (
+        load_tokenizer(path, spec=spec).encode(["A Cat"]) for path in (tmp_path, folder)
+    )
+    assert upper == lower
+
+
+def test_the_first_siglips_text_in_a_tokenizer_json_has_no_punctuation(folders, tmp_path):
+    folder, _, spec = folders["siglip2"]
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    special = {"tokenizer_class": "SiglipTokenizer", "pad_token": "<pad>", "eos_token": "<eos>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(special))
+    bare, full = load_tokenizer(tmp_path, spec=spec).encode(["the big dog", "The big, dog!"])
+    assert bare == full
+
+
+def test_canonical_text():
+    assert canonicalize(" The  “big”\n(DOG), it's… ") == "the “big” dog its…"
+
+
+def test_sentinels_have_no_rows(tmp_path):
+    write_spiece(tmp_path)
+    file = tmp_path / "spiece.model"
+    model = ModelProto.FromString(file.read_bytes())
+    for i in range(3):
+        model.pieces.add(piece=f"▁<extra_id_{i}>", score=0.0, type=4)
+    file.write_bytes(model.SerializeToString())
+    tokenizer = load_tokenizer(tmp_path, spec=SPEC)
+    assert tokenizer.num_tokens == PIECES
+    assert max(tokenizer.encode(["a cat <extra_id_1>"])[0]) < PIECES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("spiece.model", None, "no tokenizer; expected spiece.model or tokenizer.json"),
+        ("spiece.model", "no model", "cannot be loaded"),
+        ("tokenizer_config.json", "{", "cannot be loaded"),
+        ("tokenizer_config.json", '{"pad_token": "<none>"}', "pad_token '<none>' is not in the"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path, name, content, message):
+    write_spiece(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_tokenizer(tmp_path, spec=SPEC)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_checkpoints_tokenizer_is_refused(folders):
+    with pytest.raises(UserError, match="400 tokens, the checkpoint's vocabulary 45"):
+        load_tokenizer(folders["siglip2"][0], spec=SPEC)
+    clip = dataclasses.replace(SPEC, pooling="end_token", eot_token_id=1)
+    with pytest.raises(UserError, match="no tokenizer; expected tokenizer"):
+        load_tokenizer(folders["siglip"][0], spec=clip)
