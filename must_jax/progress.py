@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from must_jax.data.decode import UndecodableImageError, decode_image
-from must_jax.data.sources import ImageFolder
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources import Source, decode_record
 from must_jax.errors import UserError, one_line
 from must_jax.metrics import MetricWriter
+from must_jax.scores import IN_WORDS, Scores, fields
 
 # Steps that may be dispatched before their predecessors are done: enough to keep the device busy,
 # and each holds a batch in its memory.
@@ -44,14 +45,16 @@ class Progress:
         steps_per_epoch: int,
         log_every_steps: int,
         batch_size: int,
+        eval_metric: str,
     ):
-        """`first_step` is the number of steps done already."""
+        """`first_step` is the number of steps done already, `eval_metric` the accuracy to tell."""
         self._writer = writer
         self._first_step = first_step
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
         self._batch_size = batch_size
+        self._eval_metric = eval_metric
         self._pending: list[dict[str, jax.Array]] = []
         self._resumed = self._logged = time.perf_counter()
 
@@ -82,13 +85,15 @@ class Progress:
         self._pending = []
         self._logged = now
 
-    def evaluated(self, step: int, scores: dict[str, float | None]) -> None:
+    def evaluated(self, step: int, scores: Scores) -> None:
         """Takes the accuracies after a step, by the names of what was scored."""
-        known = {name: score for name, score in scores.items() if score is not None}
+        values = fields(scores)
+        known = {f"eval/{name}": value for name, value in values.items() if value is not None}
         if known:
-            self._writer.write(step, {f"eval/{name}_top1": score for name, score in known.items()})
-            told = "  ".join(f"{name} {percent(score)}" for name, score in known.items())
-            say(f"epoch {step // self._steps_per_epoch}  accuracy: {told}")
+            self._writer.write(step, known)
+            metric = self._eval_metric
+            told = "  ".join(f"{name} {percent(values[f'{name}_{metric}'])}" for name in scores)
+            say(f"epoch {step // self._steps_per_epoch}  {IN_WORDS[metric]}: {told}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -102,7 +107,7 @@ class Progress:
 class FailedImages:
     """The records of a source that did not decode: each is named once, with the reason."""
 
-    def __init__(self, source: ImageFolder, *, records: list[int]):
+    def __init__(self, source: Source, *, records: list[int]):
         """`records` are known to have failed already."""
         self._source = source
         self.records = set(records)
@@ -112,7 +117,7 @@ class FailedImages:
         for record in sorted(set(failed[failed >= 0].tolist()) - self.records):
             self.records.add(record)
             try:
-                decode_image(self._source.path_of(record))
+                decode_record(self._source, record)
             except UndecodableImageError as error:
                 print(one_line(f"skipped {error}"), flush=True)
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from must_jax.data.decode import decode_image
 from must_jax.data.pipeline import eval_loader, train_loader
 from must_jax.data.randaugment import RandAugment
-from must_jax.data.sources import ImageFolder
+from must_jax.data.sources import Classes, ImageFolder, decode_record
 from must_jax.data.views import evaluation_view
 from must_jax.errors import UserError
 
@@ -48,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(folder):
-    return ImageFolder(folder, class_names=["cat", "dog"])
+    return ImageFolder(folder, classes=Classes(["cat", "dog"]))
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def damaged(tmp_path):
     """Images of which the first ten in order do not decode."""
     source = ImageFolder(_write(tmp_path))
     for index in range(10):
-        with open(source.path_of(index), "wb") as file:
+        with open(source.name_of(index), "wb") as file:
             file.write(b"damaged")
     return source
 
@@ -176,14 +175,14 @@ def test_an_example_depends_on_seed_record_and_epoch_alone(source):
 def test_an_example_of_the_first_epoch_does_not_depend_on_the_records_after_it(source, tmp_path):
     shorter = _examples(_train(ImageFolder(_write(tmp_path, number=10)), num_epochs=1), 2)
     longer = {
-        (source.path_of(record), name): values
+        (source.name_of(record), name): values
         for (_, record), example in _examples(_train(source, num_epochs=1), 5).items()
         for name, values in example.items()
     }
     # Folder "cat" comes first, so the first five records are the same images in both.
     compared = [record for _, record in shorter if record < 5]
     for record in compared:
-        path = source.path_of(record)
+        path = source.name_of(record)
         for name in ("image_weak", "image_strong", "patch_mask"):
             if (path, name) in longer:
                 np.testing.assert_array_equal(shorter[0, record][name], longer[path, name])
@@ -258,7 +257,7 @@ def test_evaluation_has_every_record_once_in_order(source):
     np.testing.assert_array_equal(joined["valid"], [True] * N + [False])
     np.testing.assert_array_equal(joined["failed"], -1)
     for record in range(N):
-        expected = evaluation_view(decode_image(source.path_of(record)), image_size=16)
+        expected = evaluation_view(decode_record(source, record), image_size=16)
         np.testing.assert_array_equal(joined["image"][record], expected)
 
 

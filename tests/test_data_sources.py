@@ -3,9 +3,11 @@
 import os
 import unicodedata
 
+import numpy as np
 import pytest
 
-from must_jax.data.sources import ImageFolder
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources import Classes, ImageFolder
 from must_jax.errors import UserError
 
 
@@ -16,7 +18,7 @@ def _touch(root, *paths):
 
 
 def _relative(source):
-    return [os.path.relpath(source.path_of(i), source.path) for i in range(len(source))]
+    return [os.path.relpath(source.name_of(i), source.path) for i in range(len(source))]
 
 
 def _message(error):
@@ -55,17 +57,32 @@ def test_order_is_that_of_the_paths_whatever_the_file_system_lists_first(tmp_pat
 
 def test_records(tmp_path):
     _touch(tmp_path, "cat/1.jpg", "dog/2.jpg")
-    source = ImageFolder(tmp_path, class_names=["dog", "cat"])
+    source = ImageFolder(tmp_path, classes=Classes(["dog", "cat"]))
     assert len(source) == 2
-    assert source[0] == {"path": str(tmp_path / "cat/1.jpg"), "record": 0, "label": 1}
-    assert source[1] == {"path": str(tmp_path / "dog/2.jpg"), "record": 1, "label": 0}
+    assert source.path == str(tmp_path)
+    assert [source.name_of(i) for i in range(2)] == [
+        str(tmp_path / "cat/1.jpg"),
+        str(tmp_path / "dog/2.jpg"),
+    ]
+    assert source.labels.tolist() == [1, 0]
+    assert source.labels.dtype == np.int32
+    (tmp_path / "dog/2.jpg").write_bytes(b"two")
+    assert source.read(1) == b"two"
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    _touch(tmp_path, "1.jpg")
+    source = ImageFolder(tmp_path)
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(UndecodableImageError, match=f"{tmp_path / '1.jpg'}: No such file"):
+        source.read(0)
 
 
 def test_folder_names_match_whatever_case_separators_and_composition(tmp_path):
     cafe = unicodedata.normalize("NFD", "café")
     _touch(tmp_path, "Sea_Lion/1.png", "t-shirt/1.png", f"{cafe}/1.png", "building outdoor/1.png")
     names = ["T shirt", "sea lion", "Café", "building/outdoor"]
-    source = ImageFolder(tmp_path, class_names=names, labels="required")
+    source = ImageFolder(tmp_path, classes=Classes(names), labels="required")
     assert {
         os.path.dirname(path): label
         for path, label in zip(_relative(source), source.labels.tolist(), strict=True)
@@ -75,7 +92,7 @@ def test_folder_names_match_whatever_case_separators_and_composition(tmp_path):
 def test_labels_by_explicit_class_folders(tmp_path):
     _touch(tmp_path, "n02/x/1.jpg", "n01/1.jpg")
     source = ImageFolder(
-        tmp_path, class_names=["tench", "shark"], class_folders=["n02", "n01"], labels="required"
+        tmp_path, classes=Classes(["tench", "shark"], folders=["n02", "n01"]), labels="required"
     )
     assert source.labels.tolist() == [1, 0]
 
@@ -83,15 +100,13 @@ def test_labels_by_explicit_class_folders(tmp_path):
 @pytest.mark.parametrize("paths", [("1.jpg",), ("cat/1.jpg", "2.jpg"), ("cat/1.jpg", "misc/2.jpg")])
 def test_auto_is_unlabelled_unless_every_image_has_a_class(tmp_path, paths):
     _touch(tmp_path, *paths)
-    source = ImageFolder(tmp_path, class_names=["cat", "dog"])
-    assert source.labels is None
-    assert source[0]["label"] is None
+    assert ImageFolder(tmp_path, classes=Classes(["cat", "dog"])).labels is None
 
 
 def test_required_labels_name_the_folder_and_the_nearest_class(tmp_path):
     _touch(tmp_path, "cat/1.jpg", "sea_loin/1.jpg")
     with pytest.raises(UserError) as error:
-        ImageFolder(tmp_path, class_names=["cat", "dog", "Sea lion"], labels="required")
+        ImageFolder(tmp_path, classes=Classes(["cat", "dog", "Sea lion"]), labels="required")
     message = _message(error)
     assert "'sea_loin'" in message
     assert "'Sea lion'" in message
@@ -100,26 +115,18 @@ def test_required_labels_name_the_folder_and_the_nearest_class(tmp_path):
 def test_required_labels_refuse_an_image_outside_the_class_folders(tmp_path):
     _touch(tmp_path, "cat/1.jpg", "stray.jpg")
     with pytest.raises(UserError) as error:
-        ImageFolder(tmp_path, class_names=["cat"], labels="required")
+        ImageFolder(tmp_path, classes=Classes(["cat"]), labels="required")
     assert "stray.jpg" in _message(error)
 
 
-def test_required_labels_need_class_names(tmp_path):
-    _touch(tmp_path, "cat/1.jpg")
-    with pytest.raises(UserError, match="class names"):
-        ImageFolder(tmp_path, labels="required")
-
-
-def test_classes_that_share_a_folder(tmp_path):
-    _touch(tmp_path, "cat/1.jpg")
+def test_classes_that_share_a_folder():
     with pytest.raises(UserError, match=r"0 \('t-shirt'\) and 2 \('T shirt'\)"):
-        ImageFolder(tmp_path, class_names=["t-shirt", "cat", "T shirt"])
+        Classes(["t-shirt", "cat", "T shirt"])
 
 
-def test_as_many_class_folders_as_names(tmp_path):
-    _touch(tmp_path, "cat/1.jpg")
+def test_as_many_class_folders_as_names():
     with pytest.raises(UserError, match="1 class folders for 2 class names"):
-        ImageFolder(tmp_path, class_names=["cat", "dog"], class_folders=["cat"])
+        Classes(["cat", "dog"], folders=["cat"])
 
 
 def test_missing_empty_and_wrong_paths(tmp_path):

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data.decode import UndecodableImageError
 from must_jax.data.masking import draw_patch_mask
 from must_jax.data.randaugment import RandAugment
-from must_jax.data.sources import ImageFolder
+from must_jax.data.sources import Source, decode_record
 from must_jax.data.views import evaluation_view, strong_view, weak_view
 from must_jax.errors import UserError
 
@@ -34,7 +34,7 @@ class TrainTransform:
         fill_color: RGB, 0 to 255, for what geometric operations uncover.
     """
 
-    source: ImageFolder
+    source: Source
     image_size: int
     patch_size: int
     mask_patch_size: int
@@ -60,9 +60,8 @@ class TrainTransform:
         failed = -1
         drawn = record
         for _ in range(_MAX_TRIES):
-            element = self.source[drawn]
             try:
-                image = decode_image(element["path"])
+                image = decode_record(self.source, drawn)
                 break
             except UndecodableImageError as error:
                 failed, reason = record, error
@@ -93,11 +92,11 @@ class TrainTransform:
                 fill_color=self.fill_color,
                 rng=rng,
             ),
-            "record": np.int32(element["record"]),
+            "record": np.int32(drawn),
             "failed": np.int32(failed),
         }
-        if element["label"] is not None:
-            example["label"] = np.int32(element["label"])
+        if self.source.labels is not None:
+            example["label"] = np.int32(self.source.labels[drawn])
         return example
 
 
@@ -110,7 +109,7 @@ class EvalTransform:
         image_size: Side R of the view, pixels.
     """
 
-    source: ImageFolder
+    source: Source
     image_size: int
 
     def __call__(self, position: int) -> Example:
@@ -118,13 +117,15 @@ class EvalTransform:
         image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         record = failed = label = -1
         if position < len(self.source):
-            element = self.source[position]
             record = position
-            label = -1 if element["label"] is None else element["label"]
             try:
-                image = evaluation_view(decode_image(element["path"]), image_size=self.image_size)
+                decoded = decode_record(self.source, record)
+                image = evaluation_view(decoded, image_size=self.image_size)
             except UndecodableImageError:
                 failed = position
+            # After the image: some sources find the label where the image lies.
+            if self.source.labels is not None:
+                label = self.source.labels[record]
         return {
             "image": image,
             "label": np.int32(label),

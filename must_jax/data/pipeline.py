@@ -11,12 +11,12 @@ from must_jax.data.examples import EvalTransform, TrainTransform
 from must_jax.data.loader import Loader, ProcessRows
 from must_jax.data.masking import draw_patch_mask
 from must_jax.data.randaugment import RandAugment
-from must_jax.data.sources import ImageFolder
+from must_jax.data.sources import Source
 from must_jax.errors import UserError
 
 
 def train_loader(
-    source: ImageFolder,
+    source: Source,
     *,
     batch_size: int,
     image_size: int,
@@ -129,7 +129,7 @@ def train_loader(
 
 
 def eval_loader(
-    source: ImageFolder,
+    source: Source,
     *,
     batch_size: int,
     image_size: int,

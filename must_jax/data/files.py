@@ -1,0 +1,175 @@
+"""Reads files, local or remote (`gs://`, `s3://` and whatever else fsspec knows), in one way."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+from must_jax.errors import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A path with `~` and the working folder filled in; a URL as it is."""
+    path = os.fspath(path)
+    if is_remote(path):
+        return path.rstrip("/")
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def join(folder: str, path: str) -> str:
+    """`path` as seen from `folder`; absolute ones and URLs as they are."""
+    if is_remote(path) or os.path.isabs(path):
+        return path
+    return f"{folder}/{path}"
+
+
+def parent(path: str) -> str:
+    """The folder that a file lies in."""
+    return path.rpartition("/")[0] if is_remote(path) else os.path.dirname(path)
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is such a folder."""
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with _remote(path) as (system, inner):
+        return bool(system.isdir(inner))
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder."""
+    if not is_remote(path):
+        return os.path.exists(path)
+    with _remote(path) as (system, inner):
+        return bool(system.exists(inner))
+
+
+def read_file(path: str) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        OSError: They can't be had.
+    """
+    if is_remote(path):
+        with _remote(path) as (system, inner):
+            return bytes(system.cat_file(inner))
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_range(path: str, start: int, size: int) -> bytes:
+    """`size` bytes of a file from byte `start` on, fewer where it ends before.
+
+    Raises:
+        OSError: They can't be had.
+    """
+    if is_remote(path):
+        with _remote(path) as (system, inner):
+            return bytes(system.cat_file(inner, start=start, end=start + size))
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        return file.read(size)
+
+
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """A file to seek and read in.
+
+    Raises:
+        OSError: It can't be opened.
+    """
+    if is_remote(path):
+        with _remote(path) as (system, inner), system.open(inner, "rb") as file:
+            yield cast(BinaryIO, file)
+    else:
+        with open(path, "rb", buffering=0) as raw:
+            yield cast(BinaryIO, raw)
+
+
+def remote_files(folder: str) -> list[str]:
+    """Paths of all files below a remote folder, relative to it.
+
+    Raises:
+        OSError: It can't be listed.
+    """
+    with _remote(folder) as (system, inner):
+        root = inner.strip("/")
+        return [path.strip("/")[len(root) :].lstrip("/") for path in system.find(inner)]
+
+
+def expand(pattern: str) -> list[str]:
+    """The files that a path stands for.
+
+    `{00..12}` stands for every number between, `{a,b}` for each part, as in a shell, and `*`, `?`
+    and `[...]` for what exists.
+
+    Returns:
+        Paths, those of a `*` in order; what has none of these is given back as it is.
+
+    Raises:
+        OSError: A remote folder can't be listed.
+    """
+    return [path for one in _braces(pattern) for path in _matches(one)]
+
+
+def _matches(pattern: str) -> list[str]:
+    if not glob.has_magic(pattern) or exists(pattern):
+        return [pattern]
+    if not is_remote(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    with _remote(pattern) as (system, inner):
+        protocol = pattern.partition("://")[0]
+        return sorted(f"{protocol}://{path.lstrip('/')}" for path in system.glob(inner))
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    parts = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    return map("".join, itertools.product(*choices))
+
+
+def _choices(text: str) -> list[str]:
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if numbers:
+        first, last = numbers.groups()
+        return [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    return text.split(",") if "," in text else [f"{{{text}}}"]
+
+
+@contextlib.contextmanager
+def _remote(path: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL, and the path in it; its own kinds of errors become OSError."""
+    import fsspec
+    from fsspec.registry import known_implementations
+
+    protocol = path.partition("://")[0]
+    try:
+        system, inner = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        package = known_implementations[protocol]["class"].partition(".")[0]
+        needs = str(error) if package == "fsspec" else f"needs {package}; pip install {package}"
+        raise UserError(f"{path}: {protocol}:// {needs}") from error
+    except Exception as error:
+        raise UserError(f"{path} can't be opened: {error}") from error
+    try:
+        yield system, inner
+    except (OSError, UserError):
+        raise
+    # No common kind: refused credentials alone have one for every cloud.
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def reason(error: OSError) -> str:
+    """Why a file can't be had, without its path where that is known."""
+    return error.strerror or str(error) or type(error).__name__

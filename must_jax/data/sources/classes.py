@@ -1,0 +1,143 @@
+"""The label of a class, by the names that data sets give it."""
+
+from __future__ import annotations
+
+import collections
+import difflib
+import functools
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from must_jax.errors import UserError
+
+Labels = Literal["auto", "required"]
+
+
+class Classes:
+    """Classes in the order of their labels, found by name.
+
+    Case does not count, and `_`, `-`, `/` and spaces are the same.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        folders: Sequence[str] | None = None,
+        synonyms: Sequence[Sequence[str]] | None = None,
+    ):
+        """Indexes the names.
+
+        Args:
+            names: Names of the classes in the order of their labels.
+            folders: What the data set calls them, in the same order, where that is something else
+                (as the WordNet ids of ImageNet are).
+            synonyms: All names of each class, in the same order; None for one name each.
+
+        Raises:
+            UserError: There are more folders than names or fewer, or two classes share a folder.
+        """
+        self.folders = tuple(names if folders is None else folders)
+        if len(self.folders) != len(names):
+            raise UserError(f"{len(self.folders)} class folders for {len(names)} class names")
+        self._by_folder: dict[str, int] = {}
+        for label, folder in enumerate(self.folders):
+            first = self._by_folder.setdefault(_key(folder), label)
+            if first != label:
+                raise UserError(
+                    f"classes {first} ({self.folders[first]!r}) and {label} ({folder!r}) share a "
+                    "folder name"
+                )
+        # A name that two classes share, as a bird and a machine are both a crane, finds neither.
+        keys = [{_key(name) for name in all_names} for all_names in synonyms or zip(names)]
+        uses = collections.Counter(itertools.chain.from_iterable(keys))
+        self._by_name = {
+            key: label for label, own in enumerate(keys) for key in own if uses[key] == 1
+        }
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def of_folder(self, folder: str) -> int | None:
+        """The label of the class whose folder this is."""
+        return self._by_folder.get(_key(folder))
+
+    def find(self, text: str) -> int | None:
+        """The label of the class whose folder or else whose name this is."""
+        label = self.of_folder(text)
+        return self._by_name.get(_key(text)) if label is None else label
+
+    def nearest(self, text: str) -> str:
+        """The folder of the class that is written most like this text."""
+        known = self._by_name | self._by_folder
+        near = difflib.get_close_matches(_key(text), known, n=1, cutoff=0)[0]
+        return self.folders[known[near]]
+
+    def of_value(self, value: str | int) -> int | None:
+        """The label that a number is itself, or the one of the class that a text names."""
+        if isinstance(value, str):
+            return self.find(value)
+        return value if 0 <= value < len(self) else None
+
+    def fault(self, value: str | int) -> str:
+        """Why a value is no label, in words."""
+        if isinstance(value, str):
+            return f"label {value!r} is not a class; nearest: {self.nearest(value)!r}"
+        return f"label {value} is not from 0 to {len(self) - 1}"
+
+
+def index_labels(
+    values: Sequence[str | int | None],
+    *,
+    classes: Classes | None,
+    labels: Labels,
+    where: Callable[[int], str],
+) -> np.ndarray | None:
+    """The labels of a whole source.
+
+    If every value is the name of a class, they are names; else integers, even written in letters,
+    are labels themselves.
+
+    Args:
+        values: One a record; None where the record has none.
+        classes: None where none are known.
+        labels: "required": every value must be a label; "auto": nothing is labelled otherwise.
+        where: What to call a record in messages.
+
+    Returns:
+        int32 (number of values,), or None.
+
+    Raises:
+        UserError: Labels are required and a value is none.
+    """
+    if classes is None:
+        return None
+    read: dict[str | int, str | int] = {value: value for value in values if value is not None}
+    found = {value: classes.of_value(value) for value in read}
+    if None in found.values() and all(_is_integer(value) for value in read):
+        read = {value: int(value) for value in read}
+        found = {value: classes.of_value(read[value]) for value in read}
+    indexed = [None if value is None else found[value] for value in values]
+    if None not in indexed:
+        return np.array(indexed, np.int32)
+    if labels == "auto":
+        return None
+    record = indexed.index(None)
+    value = values[record]
+    fault = "no label" if value is None else classes.fault(read[value])
+    raise UserError(f"{where(record)}: {fault}")
+
+
+def _is_integer(value: str | int) -> bool:
+    return isinstance(value, int) or re.fullmatch(r"[+-]?\d+", value) is not None
+
+
+@functools.cache
+def _key(name: str) -> str:
+    # Some file systems store accented letters decomposed, whatever was typed.
+    return re.sub(r"[\s_/-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()

@@ -1,0 +1,193 @@
+"""Lists of image files: CSV, TSV, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+
+from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources.classes import Classes, Labels, index_labels
+from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
+from must_jax.data.sources.strings import Strings
+from must_jax.errors import UserError
+
+SEPARATORS = (",", ";", "\t")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What a list says.
+
+    Attributes:
+        paths: One a record, as written.
+        labels: One a record, None where the cell is empty; None without a column of labels.
+        rows: One a record: its line in the file, or its row in the table, counted from 1.
+    """
+
+    paths: Sequence[str]
+    labels: Sequence[str | int | None] | None
+    rows: Sequence[int]
+
+
+class ImageList:
+    """The images that a list names, in its order. Nothing is looked for before it is read.
+
+    Attributes:
+        path: The list.
+        labels: int32 (number of images,), or None for an unlabelled source.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        image_field: str = "",
+        label_field: str = "",
+        classes: Classes | None = None,
+        labels: Labels = "auto",
+    ):
+        """Reads the list.
+
+        Args:
+            path: A `.csv`, `.tsv` or `.parquet` file, or the URL of one. The paths in it are
+                absolute, relative to its folder, or URLs.
+            image_field: Name of the column of paths; empty for a usual one (`IMAGE_FIELDS`).
+            label_field: Name of the column of labels, names of classes or integers; empty for a
+                usual one (`LABEL_FIELDS`). A column that is named is never passed over.
+            classes: What labels are looked up in; None for an unlabelled source.
+            labels: "required": every image has a label; "auto": if any has none, none has.
+
+        Raises:
+            UserError: The list can't be read, is empty or ill-formed; labels are required, or
+                their column named, and one is missing or no class.
+        """
+        self.path = files.absolute(path)
+        try:
+            data = files.read_file(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({files.reason(error)})") from error
+        read = _read_parquet if self.path.lower().endswith(".parquet") else _read_text
+        columns = read(data, path=self.path, image_field=image_field, label_field=label_field)
+        if not columns.paths:
+            raise UserError(f"{self.path}: no images in this list")
+        if columns.labels is None and labels == "required":
+            raise UserError(
+                f"{self.path}: labels are needed, and no column is called {label_field or 'label'};"
+                " say which with config.dataset.label_field"
+            )
+        self.labels = index_labels(
+            columns.labels or [None] * len(columns.paths),
+            classes=classes,
+            labels="required" if label_field and columns.labels else labels,
+            where=lambda record: f"{self.path}, row {columns.rows[record]}",
+        )
+        self._folder = files.parent(self.path)
+        self._paths = Strings(columns.paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name_of(self, record: int) -> str:
+        """Full path of the image."""
+        return files.join(self._folder, self._paths[record])
+
+    def read(self, record: int) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            UndecodableImageError: It is missing or can't be read.
+        """
+        name = self.name_of(record)
+        try:
+            return files.read_file(name)
+        except OSError as error:
+            raise UndecodableImageError(name, files.reason(error)) from error
+
+
+def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, row {line}: not UTF-8; save the list in that encoding") from error
+    separator = "\t" if path.lower().endswith(".tsv") else _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    paths, labels, rows = [], [], []
+    header: list[str] | None = None
+    image = label = 0  # columns
+    labelled = False
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            row = reader.line_num
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                label_name = find_field(header, named=label_field, usual=LABEL_FIELDS)
+                if label_name is not None:
+                    labelled, label = True, header.index(label_name)
+                image_name = find_field(header, named=image_field, usual=IMAGE_FIELDS)
+                if image_name is not None:
+                    image = header.index(image_name)
+                    continue
+                if len(header) > 1 or image_field:
+                    raise no_image_field(path, header, named=image_field, what="column of row 1")
+                # One column that says nothing of itself: paths, from the first row on.
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}, row {row}: {len(cells)} cells, and row 1 has {len(header)}"
+                )
+            if not cells[image].strip():
+                raise UserError(f"{path}, row {row}: nothing in column {header[image]!r}")
+            paths.append(cells[image].strip())
+            labels.append(cells[label].strip() or None)
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path}, row {reader.line_num}: {error}") from error
+    return Columns(paths, labels if labelled else None, rows)
+
+
+def _separator(text: str) -> str:
+    """The one that splits the first line into the most cells."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return max(SEPARATORS, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+
+
+def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        fields = file.schema_arrow.names
+        image = find_field(fields, named=image_field, usual=IMAGE_FIELDS)
+        if image is None:
+            raise no_image_field(path, fields, named=image_field, what="column")
+        label = find_field(fields, named=label_field, usual=LABEL_FIELDS)
+        table = file.read(columns=[image, label] if label else [image])
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a Parquet file that can be read ({error})") from error
+    paths = table.column(image).to_pylist()
+    labels = table.column(label).to_pylist() if label else None
+    for row, cell in enumerate(paths, start=1):
+        if not isinstance(cell, str) or not cell:
+            raise UserError(
+                f"{path}, row {row}: column {image!r} has {_kind(cell)}, where a path is expected; "
+                "say which column has the paths with config.dataset.image_field"
+            )
+    for row, cell in enumerate(labels or [], start=1):
+        if not isinstance(cell, str | int | None) or isinstance(cell, bool):
+            raise UserError(
+                f"{path}, row {row}: column {label!r} has {_kind(cell)}, where a name or an "
+                "integer is expected; say which column has the labels with "
+                "config.dataset.label_field"
+            )
+    return Columns(paths, labels, range(1, len(paths) + 1))
+
+
+def _kind(cell: object) -> str:
+    return "nothing" if cell in (None, "") else f"a value of type {type(cell).__name__}"

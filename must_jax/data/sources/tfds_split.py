@@ -1,0 +1,201 @@
+"""Splits of TFDS data sets that are prepared on disk."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources.classes import Classes, Labels
+from must_jax.data.sources.example_images import ExampleImages
+from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
+from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
+from must_jax.errors import UserError
+
+
+class TfdsSplit(ExampleImages):
+    """The images of a split, in the order in which TFDS stores them.
+
+    Images come out as the bytes that were stored. Nothing is ever downloaded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        *,
+        data_dir: str = "",
+        image_field: str = "",
+        label_field: str = "",
+        classes: Classes | None = None,
+        labels: Labels = "auto",
+    ):
+        """Reads what TFDS notes about the data set, and a few records.
+
+        Args:
+            name: The data set, such as `food101`, `name/config` or `name/config:1.0.0`.
+            split: One of its splits, or a part or a sum: `train`, `train[:90%]`,
+                `train+validation`.
+            data_dir: Where data sets lie; empty for TFDS's own place, `~/tensorflow_datasets`.
+            image_field: Feature with the image; empty for the image feature.
+            label_field: Feature with the label; empty for the class label. Where it is named,
+                labels are never passed over.
+            classes: What labels are looked up in; None for an unlabelled source.
+            labels: "required": every record has a label, of the same classes; "auto": unlabelled
+                if it has other classes or one of a few records has no label.
+
+        Raises:
+            UserError: The data set is not prepared, or stored so that it can only be read in
+                order, or has no such split or feature; labels are required, or named, and the
+                classes are not the same.
+        """
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.path = f"{name} {split} (TFDS)"
+        self._name, self._split = name, split
+        builder = _builder(name, data_dir)
+        try:
+            stored = builder.info.splits[split].file_instructions
+        except ValueError as error:
+            known = ", ".join(
+                f"{one} of {info.num_examples}" for one, info in builder.info.splits.items()
+            )
+            raise UserError(f"{name} (TFDS) has no split {split!r}; it has {known}") from error
+        if not sum(one.take for one in stored):
+            raise UserError(f"{self.path}: no images in this split")
+        parts = [(os.fspath(one.filename), one.skip, one.take) for one in stored]
+        for file, _, _ in parts:
+            if not os.path.exists(file):
+                raise UserError(f"{file}: this file of {self.path} is missing")
+        if builder.info.file_format.value == "parquet":
+            check_rows({os.fspath(one.filename): one.examples_in_shard for one in stored})
+            self._records: Any = ParquetRows(parts)
+        else:
+            self._records = ArrayRecordDataSource(stored)
+        features = builder.info.features
+        self._image = _image_feature(self.path, features, image_field)
+        label = _label_feature(self.path, features, label_field)
+        if label is None and labels == "required":
+            raise UserError(
+                f"{self.path}: labels are needed, and no feature is "
+                f"{label_field or 'a class label'!r}; say which with config.dataset.label_field"
+            )
+        strict: Labels = "required" if label_field else labels
+        self._labels_of_data_set: list[int] | None = None
+        if label is not None and classes is not None:
+            try:
+                self._labels_of_data_set = _match(features[label], classes, self.path)
+            except UserError:
+                if strict == "required":
+                    raise
+                label = None
+        self._find_labels(label, classes=classes, labels=strict)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name_of(self, record: int) -> str:
+        """The data set, the split, and the number of the record in it, counted from 0."""
+        return f"{self._name} {self._split}[{record}]"
+
+    def _serialized(self, record: int) -> bytes:
+        try:
+            return self._records[record]
+        # Neither library has kinds of errors of its own.
+        except Exception as error:
+            raise UndecodableImageError(self.name_of(record), str(error)) from error
+
+    def _label_of(self, value: str | int) -> int | None:
+        if self._labels_of_data_set is None or isinstance(value, str):
+            return super()._label_of(value)
+        # A split without labels has -1 throughout.
+        known = 0 <= value < len(self._labels_of_data_set)
+        return self._labels_of_data_set[value] if known else None
+
+
+def _builder(name: str, data_dir: str) -> Any:
+    """What TFDS knows of a prepared data set, set to a file format with random access."""
+    from tensorflow_datasets.core import constants, file_adapters, read_only_builder, registered
+
+    if files.is_remote(data_dir):
+        raise UserError(
+            f"config.dataset.data_dir is {data_dir}: the library that reads TFDS's files reads "
+            "local ones only; copy the data set, or mount the bucket"
+        )
+    folder = files.absolute(data_dir or constants.DATA_DIR)
+    try:
+        builder = read_only_builder.builder_from_files(name, data_dir=folder)
+    except registered.DatasetNotFoundError as error:
+        known = os.path.join(folder, name.partition(":")[0])
+        inside = ", ".join(sorted(os.listdir(known))) if os.path.isdir(known) else ""
+        raise UserError(
+            f"TFDS data set {name!r} is not prepared in {folder}"
+            + (f", where its folder has {inside}" if inside else "")
+            + "; nothing is downloaded here: prepare it as docs/data.md says, with: "
+            f"tfds build {name} --file_format=array_record --data_dir={folder}"
+        ) from error
+    except Exception as error:
+        raise UserError(f"TFDS data set {name!r} in {folder} does not load: {error}") from error
+    formats = builder.info.available_file_formats()
+    for wanted in (file_adapters.FileFormat.ARRAY_RECORD, file_adapters.FileFormat.PARQUET):
+        if wanted in formats:
+            builder.info.set_file_format(wanted, override=True, override_if_initialized=True)
+            return builder
+    raise UserError(
+        f"{builder.data_dir}: stored as {', '.join(sorted(f.value for f in formats))}, which can "
+        "only be read in order; convert it as docs/data.md says, with: "
+        f"tfds convert_format --dataset_version_dir={builder.data_dir} "
+        "--out_file_format=array_record"
+    )
+
+
+def _image_feature(path: str, features: Any, named: str) -> str:
+    from tensorflow_datasets.core.features import Image
+
+    images = [key for key, feature in features.items() if isinstance(feature, Image)]
+    found = find_field(images, named=named, usual=IMAGE_FIELDS)
+    if found is None and len(images) == 1 and not named:
+        return images[0]
+    if found is None:
+        raise UserError(
+            f"{path}: "
+            + (f"{named!r} is no image feature" if named else "which is the image?")
+            + f"; its image features are {images}; say which with config.dataset.image_field"
+        )
+    return found
+
+
+def _label_feature(path: str, features: Any, named: str) -> str | None:
+    from tensorflow_datasets.core.features import ClassLabel
+
+    if named:
+        return find_field(list(features), named=named, usual=())
+    labels = [key for key, feature in features.items() if isinstance(feature, ClassLabel)]
+    found = find_field(labels, named="", usual=LABEL_FIELDS)
+    return labels[0] if found is None and len(labels) == 1 else found
+
+
+def _match(feature: Any, classes: Classes, path: str) -> list[int] | None:
+    """The label here of each label there; None where a feature has no classes of its own."""
+    from tensorflow_datasets.core.features import ClassLabel
+
+    if not isinstance(feature, ClassLabel):
+        return None
+    count = feature.num_classes or 0
+    if not count:
+        return None
+    found = [classes.find(name) for name in feature.names]
+    known = [label for label in found if label is not None]
+    if len(known) == count:
+        return known
+    if list(feature.names) == [str(label) for label in range(count)]:
+        # No names of its own: what counts is the order.
+        if count == len(classes):
+            return list(range(count))
+        raise UserError(f"{path} has {count} unnamed classes, and there are {len(classes)} here")
+    first = found.index(None)
+    raise UserError(
+        f"{path}: its class {first}, {feature.names[first]!r}, is none of the class names; "
+        f"nearest: {classes.nearest(feature.names[first])!r}"
+    )

@@ -1,0 +1,216 @@
+"""Lists of images: what a row means, with which label, and what is refused where."""
+
+import csv
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources import Classes, open_source
+from must_jax.errors import UserError
+
+CLASSES = Classes(
+    ["cat", "sea lion", "snail"],
+    folders=["n01", "n02", "n03"],
+    synonyms=[["cat", "tabby"], ["sea lion"], ["snail", "tabby"]],
+)
+
+
+def _list(path, text, **keywords):
+    path.write_text(text, newline="", encoding="utf-8")
+    return open_source(path, **({"classes": CLASSES} | keywords))
+
+
+def _names(source):
+    return [source.name_of(record) for record in range(len(source))]
+
+
+def _refusal(path, text, **keywords):
+    with pytest.raises(UserError) as error:
+        _list(path, text, **({"labels": "required"} | keywords))
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message.removeprefix(str(path))
+
+
+cells = st.text(
+    st.characters(exclude_categories=("Cs", "Cc", "Z")) | st.sampled_from(" ,;\t\"'\n"), min_size=1
+).filter(lambda cell: cell == cell.strip())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(cells, st.integers(0, 2)), min_size=1, max_size=9),
+    separator=st.sampled_from(",;\t"),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    bom=st.booleans(),
+    turned=st.booleans(),
+)
+def test_what_csv_writes_is_read_back(tmp_path_factory, rows, separator, line_end, bom, turned):
+    path = tmp_path_factory.mktemp("list") / ("l.tsv" if separator == "\t" else "l.csv")
+    with path.open("w", newline="", encoding="utf-8-sig" if bom else "utf-8") as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator=line_end)
+        writer.writerow(["ClassId", "width", "Filename"][:: -1 if turned else 1])
+        for name, label in rows:
+            writer.writerow([label, 7, name][:: -1 if turned else 1])
+    source = open_source(path, classes=CLASSES, labels="required")
+    root = f"{path.parent}/"
+    expected = [name if name.startswith("/") or "://" in name else root + name for name, _ in rows]
+    assert _names(source) == expected
+    assert source.labels.tolist() == [label for _, label in rows]
+    assert source.labels.dtype == np.int32
+    assert _names(pickle.loads(pickle.dumps(source))) == expected
+
+
+def test_a_test_list_of_gtsrb(tmp_path):
+    source = _list(
+        tmp_path / "GT-final_test.csv",
+        "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\r\n"
+        "00000.ppm;53;54;6;5;48;49;2\r\n00001.ppm;42;45;5;5;36;40;1\r\n",
+        labels="required",
+    )
+    assert _names(source) == [str(tmp_path / "00000.ppm"), str(tmp_path / "00001.ppm")]
+    assert source.labels.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("text", ["a.jpg\nb c, d.jpg\n\n", "path\na.jpg\nb c, d.jpg"])
+def test_paths_alone(tmp_path, text):
+    source = _list(tmp_path / "l.tsv", text)
+    assert _names(source) == [str(tmp_path / "a.jpg"), str(tmp_path / "b c, d.jpg")]
+    assert source.labels is None
+
+
+def test_where_paths_lead(tmp_path):
+    text = "image_path\nsub/a.jpg\n/abs/b.jpg\ngs://bucket/c.jpg\n../d.jpg\n"
+    assert _names(_list(tmp_path / "l.csv", text)) == [
+        f"{tmp_path}/sub/a.jpg",
+        "/abs/b.jpg",
+        "gs://bucket/c.jpg",
+        f"{tmp_path}/../d.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["cat", "Sea_Lion", "snail"], [0, 1, 2]),
+        (["n03", "n01", "sea lion"], [2, 0, 1]),
+        (["2", "0", "0"], [2, 0, 0]),
+    ],
+)
+def test_labels_are_names_folders_or_numbers(tmp_path, cells, labels):
+    text = "path,label\n" + "".join(f"{i}.jpg,{cell}\n" for i, cell in enumerate(cells))
+    assert _list(tmp_path / "l.csv", text, labels="required").labels.tolist() == labels
+    assert _list(tmp_path / "l.csv", text, classes=None).labels is None
+
+
+def test_numbers_that_are_names_are_names(tmp_path):
+    classes = Classes(["3", "1", "2"])
+    text = "path,label\na,1\nb,3\n"
+    assert _list(tmp_path / "l.csv", text, classes=classes).labels.tolist() == [1, 0]
+    # One that is no name, and all are counted.
+    text += "c,0\n"
+    with pytest.raises(UserError, match=r"row 3: label 3 is not from 0 to 2"):
+        _list(tmp_path / "l.csv", text, classes=classes, labels="required")
+
+
+def test_columns_by_name(tmp_path):
+    text = "path,label,thumb,Fine Label\nbig.jpg,cat,small.jpg,snail\n"
+    keywords = {"image_field": "Thumb", "label_field": "fine_label", "labels": "required"}
+    source = _list(tmp_path / "l.csv", text, **keywords)
+    assert _names(source) == [str(tmp_path / "small.jpg")]
+    assert source.labels.tolist() == [2]
+
+
+@pytest.mark.parametrize("label", ["cart", "", "3", "tabby"])
+def test_unknown_labels_are_refused_where_labels_count(tmp_path, label):
+    path, text = tmp_path / "l.csv", f"path,label\na.jpg,cat\n\nb.jpg,{label}\n"
+    expected = {
+        "cart": ", row 4: label 'cart' is not a class; nearest: 'n01'",
+        "": ", row 4: no label",
+        "3": ", row 4: label '3' is not a class; nearest: ",
+        # The name of two classes.
+        "tabby": ", row 4: label 'tabby' is not a class; nearest: ",
+    }[label]
+    assert _refusal(path, text).startswith(expected)
+    assert _list(path, text, labels="auto").labels is None
+    # A column that is asked for by name counts everywhere.
+    assert _refusal(path, text, labels="auto", label_field="label").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "keywords", "expected"),
+    [
+        ("", {}, ": no images in this list"),
+        ("path,label\n", {}, ": no images in this list"),
+        ("a.jpg,cat\nb.jpg,cat\n", {}, ": no column of row 1 has a usual name"),
+        ("path,label\na.jpg,cat\n", {"image_field": "thumb"}, ": no column of row 1 is called"),
+        ("path\na.jpg\n", {}, ": labels are needed"),
+        ("path,label\na.jpg,cat\n", {"label_field": "fine"}, "no column is called fine"),
+        ("path,label\na.jpg,cat\nb.jpg\n", {}, ", row 3: 1 cells, and row 1 has 2"),
+        ("path,label\na.jpg,cat,x\n", {}, ", row 2: 3 cells, and row 1 has 2"),
+        ("path,label\na.jpg,cat\n,cat\n", {}, ", row 3: nothing in column 'path'"),
+        ('path,label\n"a.jpg,cat\n', {}, ", row 2: unexpected end of data"),
+        ('path,label\n"a"b.jpg,cat\n', {}, ", row 2: ',' expected"),
+        ("path,label\na.jpg,4\nb.jpg,-1\n", {}, ", row 2: label 4 is not from 0 to 2"),
+    ],
+)
+def test_refusals_name_the_row(tmp_path, text, keywords, expected):
+    assert expected in _refusal(tmp_path / "l.csv", text, **keywords)
+
+
+def test_not_utf8_and_not_there(tmp_path):
+    path = tmp_path / "l.csv"
+    path.write_bytes("path\na.jpg\nbjörn.jpg\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"l\.csv, row 3: not UTF-8"):
+        open_source(path)
+    with pytest.raises(UserError, match=r"m\.csv does not exist"):
+        open_source(tmp_path / "m.csv")
+
+
+def test_a_missing_image_is_told_when_it_is_read(tmp_path):
+    source = _list(tmp_path / "l.csv", "path\nmissing.jpg\n")
+    with pytest.raises(UndecodableImageError, match=rf"{tmp_path}/missing\.jpg: No such file"):
+        source.read(0)
+
+
+def _parquet(path, /, **columns):
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"), [(["snail", "cat"], [2, 0]), ([1, 2], [1, 2]), (["1", "2"], [1, 2])]
+)
+def test_parquet(tmp_path, values, labels):
+    path = _parquet(
+        tmp_path / "l.parquet", extra=[1.5, None], file=["a.jpg", "b.jpg"], label=values
+    )
+    source = open_source(path, classes=CLASSES, labels="required")
+    assert _names(source) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert source.labels.tolist() == labels
+
+
+def test_parquet_refusals(tmp_path):
+    path = tmp_path / "l.parquet"
+    for columns, expected in [
+        ({"other": ["a.jpg"]}, r"no column has a usual name for images; it has 'other'"),
+        ({"image": [{"bytes": b"x"}]}, r"row 1: column 'image' has a value of type dict"),
+        ({"path": ["a.jpg", None], "label": [0, 0]}, r"row 2: column 'path' has nothing"),
+        ({"path": ["a.jpg"], "label": [0.5]}, r"row 1: column 'label' has a value of type float"),
+        ({"path": ["a.jpg", "b.jpg"], "label": [0, None]}, r"row 2: no label"),
+        ({"path": ["a.jpg"], "label": [3]}, r"row 1: label 3 is not from 0 to 2"),
+    ]:
+        _parquet(path, **columns)
+        with pytest.raises(UserError, match=expected):
+            open_source(path, classes=CLASSES, labels="required")
+    path.write_bytes(b"path,label")
+    with pytest.raises(UserError, match=r"not a Parquet file that can be read") as error:
+        open_source(path)
+    assert "\n" not in str(error.value)
