@@ -93,7 +93,7 @@ def load_experiment(configuration: Configuration, *, batch_size: int, dtype: str
         ),
         clip_params={},
         tokenizer=None,
-        classes=ClassNames(tuple(str(i) for i in range(configuration.num_classes))),
+        classes=ClassNames(tuple((str(i),) for i in range(configuration.num_classes))),
         templates=(),
     )
 

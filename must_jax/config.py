@@ -21,10 +21,15 @@ def default_config() -> ml_collections.ConfigDict:
     config.checkpoint = ""  # folder that tools/convert_clip_weights.py wrote
 
     config.dataset = ml_collections.ConfigDict()
-    config.dataset.train = ""  # folder of images, labels not needed
-    config.dataset.test = ""  # folder of one sub-folder a class; empty: no evaluation
-    config.dataset.class_names = ""  # file, `name` or `folder<TAB>name` on each line
+    config.dataset.train = ""  # images, labels not needed: docs/data.md
+    config.dataset.test = ""  # labelled images; empty: no evaluation
+    config.dataset.image_field = ""  # column, feature or ending of the image; empty: usual ones
+    config.dataset.label_field = ""  # likewise of the label
+    config.dataset.tfds = ""  # TFDS name, such as food101; train and test are then its splits
+    config.dataset.data_dir = ""  # where TFDS data sets lie; empty: TFDS's own place
+    config.dataset.class_names = ""  # file: docs/names.md
     config.dataset.templates = ""  # file, a prompt with a slot {} on each line
+    config.dataset.descriptions = ""  # file, sentences of each class; empty: templates alone
 
     config.image_size = 224  # pixels; position embeddings are resampled to it
     config.dtype = "float32"  # or bfloat16; of the towers' arithmetic, parameters stay float32
@@ -61,8 +66,13 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.log_every_steps = 50
     config.eval_every_epochs = 1
+    config.eval_metric = "top1"  # or mean_per_class; which of the two leads in what is printed
     config.checkpoint_every_epochs = 1
     config.checkpoints_to_keep = 1
+
+    config.expected = ml_collections.ConfigDict()  # what was published, to compare with; 0: unknown
+    config.expected.zeroshot = 0.0  # percent, by eval_metric
+    config.expected.adapted = 0.0  # percent, of the epoch that scored best on the test labels
     return config.lock()
 
 
@@ -136,8 +146,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         if not condition:
             raise UserError(f"config.{name} is {values[name]!r}; it must be {rule}")
 
-    for name in ("checkpoint", "dataset.train", "dataset.class_names", "dataset.templates"):
+    for name in ("checkpoint", "dataset.train", "dataset.class_names"):
         require(name, values[name] != "", "a path")
+    require(
+        "dataset.templates",
+        values["dataset.templates"] != "" or values["dataset.descriptions"] != "",
+        "a path, or dataset.descriptions must be",
+    )
     for name in (
         "image_size",
         "batch_size",
@@ -185,6 +200,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         and 0 < area[0] <= area[1] <= 1,
         "two shares of the image, the smaller first",
     )
+    for name in ("expected.zeroshot", "expected.adapted"):
+        require(name, 0 <= values[name] <= 100, "from 0 to 100 percent")
+    metrics = ("top1", "mean_per_class")
+    require("eval_metric", values["eval_metric"] in metrics, " or ".join(metrics))
     require("dtype", values["dtype"] in ("float32", "bfloat16"), "float32 or bfloat16")
     require(
         "mask_patch_size",

@@ -1,4 +1,4 @@
-"""Top-1 accuracy on labelled images, exact on any number of devices."""
+"""Accuracy on labelled images, exact on any number of devices."""
 
 import functools
 
@@ -11,6 +11,7 @@ from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.models import VisionTransformer, encode
 from must_jax.progress import FailedImages
+from must_jax.scores import Scores, score_of
 from must_jax.state import Params
 from must_jax.train_step import Batch, normalize
 
@@ -23,19 +24,21 @@ def count_right(
     image_mean: tuple[float, float, float],
     image_std: tuple[float, float, float],
 ) -> jax.Array:
-    """How many valid images have the largest logit at their label, and how many are valid.
+    """Of each class, how many valid images have the largest logit at it, and how many there are.
 
     Args:
       params: the student's or the teacher's.
       batch: `image` (B, R, R, 3) uint8, `label` (B,) int32, `valid` (B,) bool.
 
     Returns:
-      (2,) int32, over the global batch.
+      (2, K) int32, over the global batch.
     """
     images = normalize(batch["image"], mean=image_mean, std=image_std)
-    predicted = jnp.argmax(encode(model, params, images).logits, axis=-1)
-    right = (predicted == batch["label"]) & batch["valid"]
-    return jnp.stack([jnp.sum(right), jnp.sum(batch["valid"])])
+    logits = encode(model, params, images).logits
+    right = jnp.argmax(logits, axis=-1) == batch["label"]
+    is_label = batch["label"][:, None] == jnp.arange(logits.shape[-1])[None]
+    of_class = is_label & batch["valid"][:, None]
+    return jnp.stack([jnp.sum(of_class & right[:, None], axis=0), jnp.sum(of_class, axis=0)])
 
 
 class Evaluator:
@@ -62,8 +65,8 @@ class Evaluator:
             out_shardings=sharding.replicated(mesh),
         )
 
-    def __call__(self, **trees: Params) -> dict[str, float | None]:
-        """Top-1 of each tree, a fraction, by name; None without test images.
+    def __call__(self, **trees: Params) -> Scores:
+        """The score of each tree, by name; None without test images.
 
         Raises:
           UserError: no test image decodes.
@@ -78,7 +81,6 @@ class Evaluator:
                 on_mesh = sharding.to_mesh(arrays, self._mesh)
                 counts.append({n: self._count_right(p, on_mesh) for n, p in trees.items()})
         totals = {name: sum(c[name] for c in jax.device_get(counts)) for name in trees}
-        for _, num_valid in totals.values():
-            if not num_valid:
-                raise UserError(f"no image in {self.source.path} decodes")
-        return {name: float(right / valid) for name, (right, valid) in totals.items()}
+        if not all(total.any() for _, total in totals.values()):
+            raise UserError(f"no image in {self.source.path} decodes")
+        return {name: score_of(right, total) for name, (right, total) in totals.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,12 +12,19 @@ import ml_collections
 
 from must_jax import config as config_lib
 from must_jax import zero_shot
-from must_jax.class_names import ClassNames, read_class_names, read_templates
+from must_jax.class_names import (
+    ClassNames,
+    Descriptions,
+    class_texts,
+    read_class_names,
+    read_descriptions,
+    read_templates,
+)
 from must_jax.convert import TOKENIZER, load_converted
 from must_jax.data import pipeline
-from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data.decode import UndecodableImageError
 from must_jax.data.randaugment import RandAugment
-from must_jax.data.sources import ImageFolder
+from must_jax.data.sources import Classes, Labels, Source, decode_record, open_source
 from must_jax.errors import UserError
 from must_jax.models import ClipSpec, VisionTransformer
 from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
@@ -35,6 +43,8 @@ class Experiment:
       spec: of the checkpoint, at the configured image size.
       clip_params: the checkpoint's `vision` and `text` towers, on the host.
       tokenizer: the text tower's.
+      templates: prompts with a slot for a name; none where descriptions do without.
+      descriptions: of every class, if the config names any.
     """
 
     config: ml_collections.ConfigDict
@@ -43,6 +53,12 @@ class Experiment:
     tokenizer: Any
     classes: ClassNames
     templates: tuple[str, ...]
+    descriptions: Descriptions | None = None
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """What each class's classifier column is the mean of."""
+        return class_texts(self.classes, self.templates, self.descriptions)
 
     @property
     def model(self) -> VisionTransformer:
@@ -95,50 +111,52 @@ class Experiment:
             ),
         }
 
-    def train_source(self) -> ImageFolder:
-        """The training images; their labels, where folders tell them, only feed a metric.
+    def train_source(self) -> Source:
+        """The training images; their labels, where they have some, only feed a metric.
 
         Raises:
-          UserError: the folder is missing or empty, or the batch does not fit it or the devices.
+          UserError: they are missing or can't be used, or the batch does not fit it or the devices.
         """
-        source = ImageFolder(
-            self.config.dataset.train,
-            class_names=self.classes.names,
-            class_folders=self.classes.folders,
-        )
+        source = self._open(self.config.dataset.train, labels="auto")
         config_lib.check_batch(self.config, num_images=len(source), num_devices=jax.device_count())
         _check_decodes(source)
         return source
 
-    def test_source(self) -> ImageFolder | None:
+    def test_source(self) -> Source | None:
         """The labelled test images, or None where the config names none.
 
         Raises:
-          UserError: the folder is missing or empty, or a sub-folder is no class.
+          UserError: they are missing or can't be used, or one has no label or no class's.
         """
         if not self.config.dataset.test:
             return None
-        source = ImageFolder(
-            self.config.dataset.test,
-            class_names=self.classes.names,
-            class_folders=self.classes.folders,
-            labels="required",
-        )
+        source = self._open(self.config.dataset.test, labels="required")
         _check_decodes(source)
         return source
+
+    def _open(self, path: str, *, labels: Labels) -> Source:
+        dataset, classes = self.config.dataset, self.classes
+        return open_source(
+            path,
+            classes=Classes(classes.names, folders=classes.folders, synonyms=classes.synonyms),
+            labels=labels,
+            image_field=dataset.image_field,
+            label_field=dataset.label_field,
+            tfds=dataset.tfds,
+            data_dir=dataset.data_dir,
+        )
 
     def student_shapes(self) -> Params:
         """Shapes and types of the student's parameters."""
         return jax.eval_shape(functools.partial(init_params, self.model), jax.random.key(0))
 
-    def zero_shot_student(self) -> Params:
-        """The student before its first step."""
+    def zero_shot_student(self, *, texts: Sequence[Sequence[str]] | None = None) -> Params:
+        """The student before its first step, or one whose classifier is made of other `texts`."""
         classifier = zero_shot.build_classifier(
             spec=self.spec,
             text_params=self.clip_params["text"],
             tokenizer=self.tokenizer,
-            class_names=self.classes.names,
-            templates=self.templates,
+            texts=self.texts if texts is None else texts,
         )
         return init_student(
             self.model,
@@ -147,7 +165,7 @@ class Experiment:
             jax.random.key(self.config.seed),
         )
 
-    def train_batches(self, source: ImageFolder, *, start_step: int) -> pipeline.Loader:
+    def train_batches(self, source: Source, *, start_step: int) -> pipeline.Loader:
         """This process's training batches from a step on."""
         config, view = self.config, self.config.strong_view
         mean = [min(255, round(255 * value)) for value in self.spec.image_mean]
@@ -170,7 +188,7 @@ class Experiment:
             **self._loader_keywords(),
         )
 
-    def eval_batches(self, source: ImageFolder) -> pipeline.Loader:
+    def eval_batches(self, source: Source) -> pipeline.Loader:
         """This process's evaluation batches."""
         devices = jax.device_count()
         return pipeline.eval_loader(
@@ -192,12 +210,12 @@ class Experiment:
         }
 
 
-def _check_decodes(source: ImageFolder) -> None:
+def _check_decodes(source: Source) -> None:
     """Refuses a source of which nothing decodes, as far as a few records tell."""
     records = sorted({i * (len(source) - 1) // (TRIED_IMAGES - 1) for i in range(TRIED_IMAGES)})
     for record in records:
         try:
-            decode_image(source.path_of(record))
+            decode_record(source, record)
             return
         except UndecodableImageError as error:
             reason = error
@@ -215,7 +233,14 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     """
     config_lib.check_config(config)
     classes = read_class_names(os.path.expanduser(config.dataset.class_names))
-    templates = read_templates(os.path.expanduser(config.dataset.templates))
+    templates: tuple[str, ...] = ()
+    if config.dataset.templates:
+        templates = read_templates(os.path.expanduser(config.dataset.templates))
+    descriptions = None
+    if config.dataset.descriptions:
+        descriptions = read_descriptions(
+            os.path.expanduser(config.dataset.descriptions), classes=classes
+        )
     checkpoint = os.path.expanduser(config.checkpoint)
     spec, clip_params = load_converted(checkpoint)
     tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER), spec=spec.text)
@@ -228,4 +253,5 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         tokenizer=tokenizer,
         classes=classes,
         templates=templates,
+        descriptions=descriptions,
     )

@@ -13,13 +13,21 @@ from ml_collections import config_flags
 
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import UserError
-from must_jax.train import CONFIG_FILE, score, train
+from must_jax.inspection.runner import inspect_run
+from must_jax.score import score, score_zero_shot
+from must_jax.train import CONFIG_FILE, train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/digits.py; --config.FIELD=VALUE overrides."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it has one.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or score a workdir.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval", "zeroshot", "inspect"],
+    "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
+    "show in a page what the run will see and do.",
+)
 _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
 
 EXIT_USER_ERROR = 2
@@ -32,16 +40,17 @@ def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
     workdir = os.path.expanduser(_WORKDIR.value or "")
-    if not workdir:
+    if not workdir and _MODE.value != "zeroshot":
         raise UserError("--workdir is missing; give the folder that the run writes to")
     if _DISABLE_JIT.value:
         jax.config.update("jax_disable_jit", True)
-    if _MODE.value == "eval":
-        score(_CONFIG.value or read_config(os.path.join(workdir, CONFIG_FILE)), workdir)
-    elif not flags.FLAGS["config"].present:
+    config = _CONFIG.value
+    if config is None and workdir and _MODE.value != "train":
+        config = read_config(os.path.join(workdir, CONFIG_FILE))
+    if config is None:
         raise UserError("--config is missing; give a config file, such as configs/digits.py")
-    else:
-        train(_CONFIG.value, workdir)
+    modes = {"train": train, "eval": score, "zeroshot": score_zero_shot, "inspect": inspect_run}
+    modes[_MODE.value](config, workdir)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -65,8 +74,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             if _CONFIG.value is None:
                 raise ValueError("get_config() returned nothing")
             _CONFIG.value.items()  # a file that is missing says so here
+    except UserError:
+        raise
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        # What a config file raises comes with its traceback; the last line says it.
+        *above, last = str(error).strip().splitlines()
+        raise UserError(f"the config file does not load: {last}" if above else last) from error
     except Exception as error:
         # Whatever a config file raises: it is the user's program.
         raise UserError(f"the config file does not load: {_reason(error)}") from error

@@ -1,11 +1,22 @@
-"""Metrics as JSON lines and TensorBoard events."""
+"""Metrics as JSON lines and TensorBoard events, results as JSON."""
 
 import json
 import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tensorboardX
+
+
+def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
+    """Writes `values` whole or not at all, on the first process only."""
+    if jax.process_index() != 0:
+        return
+    temporary = f"{os.fspath(path)}.tmp"
+    pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 class MetricWriter:

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import json
 import os
-import pathlib
 import time
 from typing import Any
 
@@ -17,8 +15,9 @@ from must_jax.config import flat_fields, read_config
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
-from must_jax.metrics import MetricWriter
+from must_jax.metrics import MetricWriter, write_json
 from must_jax.progress import FailedImages, Progress, percent, say
+from must_jax.scores import IN_WORDS, NOTED, fields
 from must_jax.state import init_state, state_shapes
 from must_jax.train_step import train_step
 
@@ -69,14 +68,16 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     else:
         student = experiment.zero_shot_student()
         state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
-        notes = {"seconds": 0.0, "best_by_labels": None, "failed_records": [], "test": None}
-    if notes["test"] != config.dataset.test:
+        notes = {"seconds": 0.0, "failed_records": []}
+    test = evaluator.source.path if evaluator.source else None
+    if "zeroshot" not in notes or notes["test"] != test:
         # At the start, or a resumed run is scored on other images than before.
         student = experiment.zero_shot_student() if first_step else state.params
-        notes |= {"test": config.dataset.test, "best_by_labels": None}
-        notes["zeroshot_top1"] = evaluator(zeroshot=student)["zeroshot"]
+        zero_shot = fields(evaluator(zeroshot=student))
+        notes |= {"test": test, "zeroshot": zero_shot, "best_by_labels": None}
     notes["records"] = records
-    say(f"zero-shot accuracy {percent(notes['zeroshot_top1'])}")
+    metric = config.eval_metric
+    say(f"zero-shot {IN_WORDS[metric]} {percent(notes['zeroshot'][f'zeroshot_{metric}'])}")
 
     failed = FailedImages(source, records=notes["failed_records"])
     scores = None
@@ -93,6 +94,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
             steps_per_epoch=steps_per_epoch,
             log_every_steps=config.log_every_steps,
             batch_size=config.batch_size,
+            eval_metric=metric,
         )
         for step, batch in enumerate(batches, start=first_step + 1):
             failed.note(batch["failed"])
@@ -108,7 +110,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
                 with progress.paused():
                     scores = evaluator(student=state.params, teacher=state.teacher_params)
                 progress.evaluated(step, scores)
-                notes["best_by_labels"] = _better(notes["best_by_labels"], epoch, scores)
+                reached = {"epoch": epoch, **fields({"teacher": scores["teacher"]})}
+                notes["best_by_labels"] = _better(notes["best_by_labels"], reached, metric)
             if last or epoch % config.checkpoint_every_epochs == 0:
                 seconds = notes["seconds"] + time.perf_counter() - started
                 now = {"seconds": seconds, "failed_records": sorted(failed.records)}
@@ -116,9 +119,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if scores is None:
         scores = evaluator(student=state.params, teacher=state.teacher_params)
     result = {
-        "zeroshot_top1": notes["zeroshot_top1"],
-        "student_top1": scores["student"],
-        "teacher_top1": scores["teacher"],
+        **notes["zeroshot"],
+        **fields(scores),
+        "eval_metric": metric,
         "best_by_labels": notes["best_by_labels"],
         "steps": num_steps,
         "seconds": round(notes["seconds"] + time.perf_counter() - started, 2),
@@ -126,45 +129,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         "student_digest": digest(state.params),
         "teacher_digest": digest(state.teacher_params),
     }
-    _write_json(os.path.join(workdir, "result.json"), result)
+    write_json(os.path.join(workdir, "result.json"), result)
     say(
-        f"zero-shot {percent(result['zeroshot_top1'])} -> student "
-        f"{percent(result['student_top1'])} -> teacher {percent(result['teacher_top1'])}"
-        f" in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and checkpoints "
-        f"are in {workdir}"
-    )
-    return result
-
-
-def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
-    """Scores the latest checkpoint of `workdir` on the config's test images.
-
-    Writes eval.json under `workdir`.
-
-    Returns:
-      Its content.
-
-    Raises:
-      UserError: the input is bad, or `workdir` has no checkpoint.
-    """
-    experiment = build(config)
-    mesh = sharding.make_mesh()
-    evaluator = Evaluator(experiment, mesh)
-    if evaluator.source is None:
-        raise UserError("config.dataset.test is empty; it must be the folder to score on")
-    shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
-    like = state_shapes(shapes, optimizer=keywords["optimizer"])
-    state, _ = restore(workdir, like, sharding=sharding.replicated(mesh))
-    zero_shot = sharding.replicate(experiment.zero_shot_student(), mesh)
-    scores = evaluator(zeroshot=zero_shot, student=state.params, teacher=state.teacher_params)
-    result: Result = {f"{name}_top1": value for name, value in scores.items()}
-    result |= {"steps": int(state.step), "test": evaluator.source.path}
-    _write_json(os.path.join(workdir, "eval.json"), result)
-    say(
-        f"step {result['steps']}: zero-shot {percent(scores['zeroshot'])}, student "
-        f"{percent(scores['student'])}, teacher {percent(scores['teacher'])} on "
-        f"{evaluator.source.path}; written to {workdir}/eval.json"
+        f"zero-shot {percent(result[f'zeroshot_{metric}'])} -> student "
+        f"{percent(result[f'student_{metric}'])} -> teacher {percent(result[f'teacher_{metric}'])}"
+        f"{NOTED[metric]} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard "
+        f"and checkpoints are in {workdir}"
     )
     return result
 
@@ -186,33 +156,25 @@ def _check_resumable(
         )
 
 
-def _better(best: Result | None, epoch: int, scores: dict[str, float | None]) -> Result | None:
+def _better(best: Result | None, now: Result, metric: str) -> Result | None:
     """The epoch whose teacher scores best on the labelled test images: not a label-free result."""
-    top1 = scores["teacher"]
-    if top1 is None or (best and best["teacher_top1"] >= top1):
+    value = now[f"teacher_{metric}"]
+    if value is None or (best and best[f"teacher_{metric}"] >= value):
         return best
-    return {"epoch": epoch, "teacher_top1": top1}
+    return now
 
 
 def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
     """Leaves the config in `workdir`, and tells what differs from the one that was there."""
     path = os.path.join(workdir, CONFIG_FILE)
-    fields = dict(flat_fields(config))
+    now = dict(flat_fields(config))
     if os.path.exists(path):
         try:
             before = dict(flat_fields(read_config(path)))
         except UserError as error:
             say(f"not compared with the fields of the run so far: {error}")
-            before = fields
-        for name in sorted(fields):
-            if before[name] != fields[name]:
-                say(f"config.{name} is now {fields[name]!r}, was {before[name]!r}")
-    _write_json(path, fields)
-
-
-def _write_json(path: str, values: Result) -> None:
-    if jax.process_index() != 0:
-        return
-    temporary = f"{path}.tmp"
-    pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+            before = now
+        for name in sorted(now):
+            if before[name] != now[name]:
+                say(f"config.{name} is now {now[name]!r}, was {before[name]!r}")
+    write_json(path, now)

@@ -1,31 +1,21 @@
-"""The zero-shot classifier: class names in prompt templates, through the text tower."""
+"""The zero-shot classifier: the texts of each class through the text tower, averaged."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from must_jax.class_names import SLOT
 from must_jax.errors import UserError
 from must_jax.models.layers import l2_normalize
-from must_jax.models.spec import ClipSpec, TextSpec
-from must_jax.models.text import TextTransformer
-from must_jax.tokenizer import tokenize
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from must_jax.models.spec import ClipSpec
+from must_jax.models.text import TextTransformer, pooled_positions
+from must_jax.tokenizer import Tokenizer, tokenize
 
 # Small enough for any device, large enough to keep one busy.
 BATCH_SIZE = 256
-
-
-def _end_positions(token_ids: np.ndarray, *, spec: TextSpec) -> np.ndarray:
-    if spec.eot_token_id is None:
-        return np.argmax(token_ids, axis=-1)
-    return np.argmax(token_ids == spec.eot_token_id, axis=-1)
 
 
 def embed_texts(
@@ -36,8 +26,10 @@ def embed_texts(
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """Unit-length embeddings (texts, E) of token ids (texts, context length), float32."""
-    # Attention is causal, so what follows the end of the longest text changes nothing.
-    length = int(_end_positions(token_ids, spec=spec.text).max()) + 1
+    length = spec.text.context_length
+    if spec.text.is_causal:
+        # What follows the end of the longest text changes nothing.
+        length = int(pooled_positions(token_ids, spec=spec.text).max()) + 1
     token_ids = token_ids[:, :length]
     text_params = {**text_params, "pos_embed": text_params["pos_embed"][:length]}
     tower = TextTransformer(dataclasses.replace(spec.text, context_length=length), spec.embed_dim)
@@ -55,18 +47,31 @@ def embed_texts(
     return np.concatenate([np.asarray(batch) for batch in batches])[:count]
 
 
-def average_templates(embeddings: np.ndarray) -> np.ndarray:
-    """The classifier (E, K) of unit-length embeddings (K, templates, E): their mean, normalised."""
-    return np.asarray(l2_normalize(jnp.mean(jnp.asarray(embeddings), axis=1))).T
+def average_texts(embeddings: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The mean of each class's texts, normalised.
+
+    Args:
+      embeddings: (texts, E), unit length, class after class.
+      counts: how many of them each of the K classes has, at least one.
+
+    Returns:
+      The classifier (E, K), float32.
+    """
+    starts = np.cumsum(counts) - counts
+    means = np.empty((len(counts), embeddings.shape[1]), np.float32)
+    for count in set(counts):
+        labels = np.flatnonzero(np.equal(counts, count))
+        texts = starts[labels, None] + np.arange(count)
+        means[labels] = jnp.mean(jnp.asarray(embeddings[texts]), axis=1)
+    return np.asarray(l2_normalize(jnp.asarray(means))).T
 
 
 def build_classifier(
     *,
     spec: ClipSpec,
     text_params: Mapping[str, Any],
-    tokenizer: "CLIPTokenizer",
-    class_names: Sequence[str],
-    templates: Sequence[str],
+    tokenizer: Tokenizer,
+    texts: Sequence[Sequence[str]],
     batch_size: int = BATCH_SIZE,
 ) -> np.ndarray:
     """The zero-shot classifier, one unit-length column a class (Radford et al., 2021, section 3.1).
@@ -75,19 +80,19 @@ def build_classifier(
       spec: the checkpoint's architecture.
       text_params: the text tower's parameters.
       tokenizer: the checkpoint's.
-      class_names: K names, in the order of the labels.
-      templates: prompts with a `{}` each, where the name goes.
+      texts: of each of the K classes, from `class_names.class_texts`.
       batch_size: texts encoded at once.
 
     Returns:
       (E, K), float32.
 
     Raises:
-      UserError: there are no names or no templates.
+      UserError: there are no classes, or one has no texts.
     """
-    if not class_names or not templates:
-        raise UserError("a zero-shot classifier needs at least one class name and one template")
-    texts = [template.replace(SLOT, name) for name in class_names for template in templates]
-    ids = tokenize(texts, tokenizer=tokenizer, context_length=spec.text.context_length)
+    counts = [len(said) for said in texts]
+    if not all(counts) or not counts:
+        raise UserError("a zero-shot classifier needs at least one class, and a text for each")
+    flat = [text for said in texts for text in said]
+    ids = tokenize(flat, tokenizer=tokenizer, context_length=spec.text.context_length)
     embeddings = embed_texts(ids, spec=spec, text_params=text_params, batch_size=batch_size)
-    return average_templates(embeddings.reshape(len(class_names), len(templates), -1))
+    return average_texts(embeddings, counts)

@@ -10,13 +10,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "must_jax"
 # From the top down; a module may import what stands on a later line.
 LAYERS = [
     {"main"},
-    {"train"},
+    {"train", "score", "inspection"},
     {"evaluate"},
     {"experiment", "progress"},
     {"train_step", "zero_shot"},
     {"state", "checkpoint"},
     {"convert", "tokenizer"},
-    {"models", "data", "losses", "optimizer", "sharding", "metrics", "config", "class_names"},
+    {"models", "data", "losses", "optimizer", "sharding", "metrics", "scores", "recipes"},
+    {"config", "class_names"},
     {"errors"},
 ]
 # Within a layer: what may import what.
@@ -55,7 +56,7 @@ def test_only_train_and_what_builds_it_read_the_config():
         for path in PACKAGE.rglob("*.py")
         if "ConfigDict" in path.read_text() or "config_flags" in path.read_text()
     }
-    assert readers == {"config", "experiment", "main", "train"}
+    assert readers == {"config", "experiment", "main", "recipes", "runner", "score", "train"}
 
 
 def test_training_needs_neither_torch_nor_tensorflow():
@@ -66,3 +67,10 @@ def test_training_needs_neither_torch_nor_tensorflow():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout == "imported\n", process.stderr
+
+
+def test_what_few_runs_need_is_not_imported_by_all():
+    slow = ["fsspec", "pyarrow", "sentencepiece", "tensorflow_datasets"]
+    code = f"import sys, must_jax.main;print([name for name in {slow} if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout == "[]\n", process.stderr

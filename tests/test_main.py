@@ -114,6 +114,16 @@ def test_without_jit_the_same_command_runs(inputs, one_epoch, tmp_path, way):
         assert plain[f"train/{name}"] == pytest.approx(jitted[f"train/{name}"], rel=1e-4), name
 
 
+def test_zero_shot_is_told_without_a_workdir(inputs, finished):
+    flags = [f"--config={inputs}/config.py", "--mode=zeroshot", "--config.expected.zeroshot=50.0"]
+    code, stdout, stderr = run(*flags)
+    assert code == 0, stderr
+    told = f"zero-shot accuracy {100 * result_of(finished[0])['zeroshot_top1']:.1f} %, mean per-"
+    assert stdout.startswith(told)
+    assert "published accuracy 50.0 % on 21 images" in stdout
+    assert len(stdout.splitlines()) == 1
+
+
 def test_killed_at_any_moment_the_same_command_goes_on(inputs, finished, tmp_path):
     workdir = tmp_path / "run"
     flags = [f"--config={inputs}/config.py", f"--workdir={workdir}"]
@@ -166,6 +176,12 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
         ),
         "override without a config": (["--config.epochs=2", base[1]], "--config"),
         "a config file that returns nothing": ([f"--config={empty}", base[1]], "does not load"),
+        "a model that the recipe does not have": (
+            [f"--config={ROOT}/configs/dtd.py:h14", base[1]],
+            "has no model 'h14'; it has b16, l14, b32",
+        ),
+        "a model of a config without any": ([f"{base[0]}:b16", base[1]], "takes 0 positional"),
+        "zero-shot of nothing": (["--mode=zeroshot"], "--config is missing"),
         "eval of nothing": (["--mode=eval", base[1]], "config.json cannot be read"),
     }
     # Two at a time: most of a refusal's time is spent importing.

@@ -11,7 +11,8 @@ import tiny_run
 from must_jax.config import read_config
 from must_jax.convert.converted import SPEC_FILE
 from must_jax.errors import UserError
-from must_jax.train import CONFIG_FILE, score, train
+from must_jax.score import score
+from must_jax.train import CONFIG_FILE, train
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,15 @@ def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
         assert 0 <= result[name] <= 1
         # 21 test images: any exact count is a multiple of 1/21.
         assert abs(result[name] * 21 - round(result[name] * 21)) < 1e-9
+        # 7 of each class.
+        assert result[name.replace("top1", "mean_per_class")] == pytest.approx(result[name])
     assert len(result["student_digest"]) == len(result["teacher_digest"]) == 64
     assert result["student_digest"] != result["teacher_digest"]
     lines = metrics_of(workdir)
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]
-    assert [line["step"] for line in lines if "eval/teacher_top1" in line] == [4, 8]
+    scored = [line for line in lines if "eval/teacher_top1" in line]
+    assert [line["step"] for line in scored] == [4, 8]
+    assert scored[-1]["eval/student_mean_per_class"] == result["student_mean_per_class"]
     assert set(lines[0]) == {"step"} | {
         f"train/{name}"
         for name in (
@@ -319,7 +324,10 @@ def test_a_checkpoint_whose_architecture_is_damaged_is_refused(inputs, tmp_path,
 BAD_INPUTS = {
     "no train folder": ({"dataset.train": "{tmp}/nowhere"}, r"nowhere does not exist"),
     "no images": ({"dataset.train": "{tmp}/empty"}, r"no images in .*empty"),
-    "a file for a folder": ({"dataset.train": "{inputs}/classes.txt"}, r"is not a folder"),
+    "a file for a folder": (
+        {"dataset.train": "{inputs}/classes.txt"},
+        r"neither a folder nor",
+    ),
     "flat test folder": ({"dataset.test": "{inputs}/train"}, r"train"),
     "no class names": ({"dataset.class_names": "{tmp}/nothing.txt"}, r"nothing\.txt"),
     "duplicates": ({"dataset.class_names": "{tmp}/twice.txt"}, r"twice\.txt:3: .*line 1"),

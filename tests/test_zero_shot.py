@@ -6,14 +6,16 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from clip_checkpoints import TINY, make_clip, save_clip
+from clip_checkpoints import TINY, make_clip, save_clip, write_tokenizer
+from transformers import CLIPTokenizer
 
 from must_jax.convert.conversion import read_checkpoint
-from must_jax.convert.table import OPENAI, convert_tensors
+from must_jax.convert.openai import LAYOUT
+from must_jax.convert.source import SourceCheckpoint, read_params
 from must_jax.errors import UserError
 from must_jax.models import ClipSpec, TextSpec, VisionSpec
 from must_jax.tokenizer import load_tokenizer, tokenize
-from must_jax.zero_shot import average_templates, build_classifier, embed_texts
+from must_jax.zero_shot import average_texts, build_classifier, embed_texts
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TOWER = {
@@ -38,12 +40,16 @@ def golden_text_params(name):
     """The golden text tower by way of OpenAI's table; tokens that no prompt uses are NaN."""
     with np.load(GOLDEN / f"{name}_text.npz") as arrays:
         source = dict(arrays)
-    table = np.full((49408, 64), np.nan, np.float32)
-    table[source.pop("used_token_ids")] = source.pop("used_token_rows")
-    source["token_embedding.weight"] = table
-    rules = tuple(rule for rule in OPENAI.rules if rule.path.startswith("text/"))
-    layout = dataclasses.replace(OPENAI, rules=rules)
-    return convert_tensors(source, layout=layout, spec=GOLDEN_SPEC)["text"]
+    used, rows = source.pop("used_token_ids"), source.pop("used_token_rows")
+    source["token_embedding.weight"] = np.zeros((49408, 64), np.float32)
+    rules = tuple(rule for rule in LAYOUT.rules if rule.path.startswith("text/"))
+    layout = dataclasses.replace(LAYOUT, rules=rules)
+    checkpoint = SourceCheckpoint(layout=layout, tensors=source, spec=GOLDEN_SPEC)
+    params = read_params(checkpoint, where=name)["text"]
+    # Conversion refuses what isn't finite, so that it enters here.
+    params["token_embed"][:] = np.nan
+    params["token_embed"][used] = rows
+    return params
 
 
 @pytest.mark.parity
@@ -52,12 +58,12 @@ def test_golden_classifier(name):
     with np.load(GOLDEN / f"{name}_main.npz") as arrays:
         tokens, embeds, expected = (arrays[k] for k in ("tokens", "text_embeds", "classifier"))
     flat = tokens.reshape(-1, 77)
-    ours = embed_texts(flat, spec=GOLDEN_SPEC, text_params=golden_text_params(name))
-    ours = ours.reshape(*tokens.shape[:2], -1)
+    flat_ours = embed_texts(flat, spec=GOLDEN_SPEC, text_params=golden_text_params(name))
+    ours = flat_ours.reshape(*tokens.shape[:2], -1)
     embeds = embeds / np.linalg.norm(embeds, axis=-1, keepdims=True)
     # Entries of unit vectors, each after some hundred roundings of 6e-8 that mostly cancel.
     np.testing.assert_allclose(ours, embeds, rtol=0, atol=1e-6)
-    classifier = average_templates(ours)
+    classifier = average_texts(flat_ours, [tokens.shape[1]] * tokens.shape[0])
     assert classifier.dtype == np.float32
     np.testing.assert_allclose(classifier, expected, rtol=0, atol=1e-6)
 
@@ -71,27 +77,33 @@ def clip(tmp_path_factory):
     return model, spec, params["text"], load_tokenizer(folder, spec=spec.text)
 
 
-NAMES = ["cat", "big dog", "a {} in a name", "zebra 7"]
-TEMPLATES = ["a {}.", "{}", "no {} here"]
+@pytest.fixture(scope="module")
+def torch_tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, TINY["text"]["vocab_size"])
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+
+TEXTS = [
+    ("a cat.", "cat", "no cat here"),
+    ("a big dog.", "it barks", "big dog", "a hound.", "it barks"),
+    ("a {} in a name.",),
+    ("zebra 7", "stripes all over", "striped"),
+]
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("batch_size", [1, 5, 12, 100])
-def test_classifier_is_what_torch_makes_of_the_prompts(clip, batch_size):
+def test_a_column_is_the_mean_of_what_torch_makes_of_its_texts(clip, torch_tokenizer, batch_size):
+    """Classes of several numbers of texts; a text that is given twice counts twice."""
     model, spec, params, tokenizer = clip
     classifier = build_classifier(
-        spec=spec,
-        text_params=params,
-        tokenizer=tokenizer,
-        class_names=NAMES,
-        templates=TEMPLATES,
-        batch_size=batch_size,
+        spec=spec, text_params=params, tokenizer=tokenizer, texts=TEXTS, batch_size=batch_size
     )
     columns = []
-    for name in NAMES:
-        prompts = [f"a {name}.", name, f"no {name} here"]
-        batch = tokenizer(
-            prompts, padding="max_length", max_length=16, truncation=True, return_tensors="pt"
+    for texts in TEXTS:
+        batch = torch_tokenizer(
+            list(texts), padding="max_length", max_length=16, truncation=True, return_tensors="pt"
         )
         with torch.no_grad():
             embeds = model.text_projection(model.text_model(batch["input_ids"]).pooler_output)
@@ -105,6 +117,19 @@ def test_classifier_is_what_torch_makes_of_the_prompts(clip, batch_size):
     np.testing.assert_allclose(np.linalg.norm(classifier, axis=0), 1, rtol=1e-6)
 
 
+def test_averages_of_unequal_numbers_of_texts():
+    rng = np.random.default_rng(0)
+    counts = [3, 1, 3, 2, 7]
+    embeddings = rng.standard_normal((16, 5))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    parts = np.split(embeddings, np.cumsum(counts)[:-1])
+    means = np.stack([part.mean(0) for part in parts])
+    expected = (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    # Float32 of numbers up to 1, after a dozen roundings.
+    ours = average_texts(embeddings.astype(np.float32), counts)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("eot_token_id", [None, 98])
 def test_cutting_at_the_longest_text_changes_nothing(clip, eot_token_id):
     _, spec, params, tokenizer = clip
@@ -116,14 +141,8 @@ def test_cutting_at_the_longest_text_changes_nothing(clip, eot_token_id):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("names", "templates"), [([], TEMPLATES), (NAMES, [])])
-def test_nothing_to_encode_is_refused(clip, names, templates):
+@pytest.mark.parametrize("texts", [[], [("a cat",), ()]])
+def test_nothing_to_encode_is_refused(clip, texts):
     _, spec, params, tokenizer = clip
-    with pytest.raises(UserError, match="at least one class name and one template"):
-        build_classifier(
-            spec=spec,
-            text_params=params,
-            tokenizer=tokenizer,
-            class_names=names,
-            templates=templates,
-        )
+    with pytest.raises(UserError, match="at least one class, and a text for each"):
+        build_classifier(spec=spec, text_params=params, tokenizer=tokenizer, texts=texts)

@@ -28,17 +28,19 @@ SPEC = ClipSpec(
 )
 
 
-def write_checkpoint(folder):
+def write_checkpoint(folder, *, spec=SPEC):
     """A converted checkpoint with random weights."""
-    vision = VisionTransformer(SPEC.vision, SPEC.embed_dim)
-    text = TextTransformer(SPEC.text, SPEC.embed_dim)
+    vision = VisionTransformer(spec.vision, spec.embed_dim)
+    text = TextTransformer(spec.text, spec.embed_dim)
+    image = np.zeros((1, spec.vision.image_size, spec.vision.image_size, 3), np.float32)
+    ids = np.zeros((1, spec.text.context_length), np.int32)
     params = {
-        "vision": vision.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32))["params"],
-        "text": text.init(jax.random.key(1), np.zeros((1, 16), np.int32))["params"],
+        "vision": vision.init(jax.random.key(0), image)["params"],
+        "text": text.init(jax.random.key(1), ids)["params"],
     }
     folder.mkdir(parents=True)
-    write_converted(folder, spec=SPEC, params=jax.device_get(params), source="random weights")
-    clip_checkpoints.write_tokenizer(folder / TOKENIZER, SPEC.text.vocab_size)
+    write_converted(folder, spec=spec, params=jax.device_get(params), source="random weights")
+    clip_checkpoints.write_tokenizer(folder / TOKENIZER, spec.text.vocab_size)
     return folder
 
 
