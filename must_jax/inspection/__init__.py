@@ -1,0 +1,1 @@
+"""What a run will see and do, on one page, before it starts."""
