@@ -9,14 +9,23 @@ from typing import Any
 import jax
 import tensorboardX
 
+from must_jax.errors import UserError
+
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Writes `values` whole or not at all, on the first process only."""
+    """Writes `values` whole or not at all, on the first process only.
+
+    Raises:
+      UserError: it can't be written.
+    """
     if jax.process_index() != 0:
         return
     temporary = f"{os.fspath(path)}.tmp"
-    pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
+    try:
+        pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
 
 class MetricWriter:

@@ -46,6 +46,13 @@ def mim_target(images: jax.Array, *, patch_size: int) -> jax.Array:
     return jnp.moveaxis(patches, -1, 2).reshape(*patches.shape[:2], -1)
 
 
+def known_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of the labels (B,) other than -1 at which logits (B, K) are largest; 0 without any."""
+    is_known = labels >= 0
+    right = is_known & (jnp.argmax(logits, axis=-1) == labels)
+    return jnp.sum(right) / jnp.maximum(jnp.sum(is_known), 1)
+
+
 def compute_losses(
     params: Params,
     *,
@@ -115,7 +122,7 @@ def train_step(
     Args:
       state: the state before the step.
       batch: `image_weak` and `image_strong`, (B, R, R, 3) uint8; `patch_mask`, (B, N) bool; and,
-        where labels exist, `label`, (B,) int32, which only a metric reads.
+        where labels exist, `label`, (B,) int32, -1 if unknown, which only a metric reads.
 
     Returns:
       The state after the step, and scalars on the device, named as in `compute_losses`.
@@ -145,8 +152,7 @@ def train_step(
         "grad_norm": optax.tree.norm(grads),
     }
     if "label" in batch:
-        right = jnp.argmax(teacher_logits, axis=-1) == batch["label"]
-        metrics["pseudo_label_accuracy"] = jnp.mean(right)
+        metrics["pseudo_label_accuracy"] = known_accuracy(teacher_logits, batch["label"])
     state = TrainState(
         step=state.step + 1,
         params=params,

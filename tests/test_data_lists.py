@@ -114,10 +114,9 @@ def test_numbers_that_are_names_are_names(tmp_path):
     classes = Classes(["3", "1", "2"])
     text = "path,label\na,1\nb,3\n"
     assert _list(tmp_path / "l.csv", text, classes=classes).labels.tolist() == [1, 0]
-    # One that is no name, and all are counted.
-    text += "c,0\n"
-    with pytest.raises(UserError, match=r"row 3: label 3 is not from 0 to 2"):
-        _list(tmp_path / "l.csv", text, classes=classes, labels="required")
+    assert _refusal(tmp_path / "l.csv", text + "c,0\n", classes=classes) == (
+        ", row 4: label 0 is none of the classes, which are called by numbers"
+    )
 
 
 def test_columns_by_name(tmp_path):
@@ -214,3 +213,39 @@ def test_parquet_refusals(tmp_path):
     with pytest.raises(UserError, match=r"not a Parquet file that can be read") as error:
         open_source(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("numbers", [["1", "2", "3"], ["01", "02", "03"]])
+def test_classes_that_are_called_by_numbers(tmp_path, numbers):
+    classes = Classes(numbers)
+    for values, expected in (("12", [0, 1]), ("321", [2, 1, 0])):
+        text = "path,label\n" + "".join(f"{i}.png,{value}\n" for i, value in enumerate(values))
+        listed = _list(tmp_path / "l.csv", text, classes=classes)
+        pq.write_table(
+            pa.table({"path": list(values), "label": [int(value) for value in values]}),
+            tmp_path / "l.parquet",
+        )
+        table = open_source(tmp_path / "l.parquet", classes=classes)
+        assert listed.labels.tolist() == table.labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a" * 200_000, ", row 1: field larger than field limit"),
+        ("path,label\na," + "1" * 5000, ", row 2: label '111"),
+    ],
+)
+def test_cells_without_end(tmp_path, text, expected):
+    assert _refusal(tmp_path / "l.csv", text).startswith(expected)
+
+
+def test_ill_formed_parquet(tmp_path):
+    path = tmp_path / "l.parquet"
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["path", "path"])
+    binary = pa.array([b"\xff\xfe"]).view(pa.string())
+    for table in (twice, pa.table({"path": binary})):
+        pq.write_table(table, path)
+        with pytest.raises(UserError, match="not a Parquet file that can be read") as error:
+            open_source(path)
+        assert "\n" not in str(error.value)

@@ -3,6 +3,8 @@
 import io
 import pickle
 import re
+import subprocess
+import sys
 
 import fsspec
 import numpy as np
@@ -193,6 +195,26 @@ NAMES = {"names": ["star", "circle", "square"]}
 ROWS = [(_png(i), i % 3) for i in range(90)]
 
 
+@pytest.mark.multiprocess
+def test_more_shards_than_files_may_be_open(tmp_path):
+    for i in range(60):
+        _write(tmp_path / f"x-{i:02}.array_record", [_png(i)])
+    code = f"""
+import resource
+from must_jax.data.sources import open_source
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, hard))
+source = open_source("{tmp_path}/x-*.array_record")
+assert all(source.read(i) for i in range(60))
+resource.setrlimit(resource.RLIMIT_NOFILE, (250, 300))
+open_source("{tmp_path}/x-*.array_record")
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("must_jax.errors.UserError: ")
+    assert "60 shards stay open, and this system allows 300 open files" in last
+
+
 @pytest.fixture(scope="module", params=["array_record", "parquet"])
 def prepared(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
@@ -284,7 +306,8 @@ def test_tfds_refusals(prepared, tmp_path):
     )
     for split in ("train[:x%]", "train[80:100]", "train+tset", ""):
         assert f"has no split {split!r}" in _refusal(split, **keywords)
-    assert "no images in this split" in _refusal("train[:0]", **keywords)
+    for split in ("train[:0]", "train[5:2]"):
+        assert "no images in this split" in _refusal(split, **keywords)
     message = _refusal("train", tfds="food101", data_dir=str(tmp_path))
     assert f"'food101' is not prepared in {tmp_path}; nothing is downloaded here" in message
     assert f"tfds build food101 --file_format=array_record --data_dir={tmp_path}" in message

@@ -74,6 +74,13 @@ def test_shards(bucket, pattern):
     assert source.name_of(4) == f"{bucket}/s-1.tar:1"
 
 
+def test_a_pattern_of_local_urls(tmp_path):
+    for i in range(2):
+        tarfile.open(tmp_path / f"s-{i}.tar", "w").close()
+    expected = [f"file://{tmp_path}/s-{i}.tar" for i in range(2)]
+    assert files.expand(f"file://{tmp_path}/s-*.tar") == expected
+
+
 def test_what_is_missing(bucket):
     for path, expected in [
         (f"{bucket}/nothing", "does not exist"),
@@ -120,6 +127,15 @@ def test_the_library_to_install_is_named(url, package, monkeypatch):
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(UserError, match=rf"{url}: \w+:// needs {package}; pip install {package}"):
         open_source(url)
+
+
+def test_what_a_chain_of_urls_needs_is_told(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    with pytest.raises(UserError, match="Install s3fs to access S3"):
+        open_source("simplecache::s3://b/x.tar")
 
 
 def test_no_such_kind_of_url():

@@ -97,6 +97,17 @@ def test_labels_by_explicit_class_folders(tmp_path):
     assert source.labels.tolist() == [1, 0]
 
 
+def test_labels_by_name_where_folders_have_others(tmp_path):
+    _touch(tmp_path, "n1/1.jpg", "gold_fish/2.jpg", "Carassius/3.jpg")
+    classes = Classes(
+        ["tench", "gold fish"],
+        folders=["n1", "n2"],
+        synonyms=[["tench"], ["gold fish", "carassius"]],
+    )
+    source = ImageFolder(tmp_path, classes=classes, labels="required")
+    assert source.labels.tolist() == [1, 1, 0]
+
+
 @pytest.mark.parametrize("paths", [("1.jpg",), ("cat/1.jpg", "2.jpg"), ("cat/1.jpg", "misc/2.jpg")])
 def test_auto_is_unlabelled_unless_every_image_has_a_class(tmp_path, paths):
     _touch(tmp_path, *paths)

@@ -124,6 +124,23 @@ def test_labels_by_name_in_json_and_in_another_ending(tmp_path):
     assert _samples(path, label_field="n")[2].tolist() == [2]
 
 
+def test_a_label_behind_a_byte_order_mark(tmp_path):
+    path = _pack(tmp_path / "x.tar", [("1.jpg", b""), ("1.cls", b"\xef\xbb\xbf2\n")])
+    assert _samples(path)[2].tolist() == [2]
+
+
+def test_a_working_folder_with_brackets(tmp_path, monkeypatch):
+    (tmp_path / "a[1]{b,c}").mkdir()
+    _pack(tmp_path / "a[1]{b,c}" / "x-0.tar", [("1.jpg", b"one")])
+    monkeypatch.chdir(tmp_path / "a[1]{b,c}")
+    for path in ("x-*.tar", "x-{0..0}.tar", "x-0.tar"):
+        source = open_source(path)
+        assert source.name_of(0) == f"{tmp_path}/a[1]{{b,c}}/x-0.tar:1"
+        monkeypatch.chdir(tmp_path)
+        assert source.read(0) == b"one"
+        monkeypatch.chdir(tmp_path / "a[1]{b,c}")
+
+
 def test_which_image(tmp_path):
     files = [("a.b.png", b"1"), ("a.jpg", b"2"), ("a.seg.png", b"3")]
     path = _pack(tmp_path / "x.tar", files)
@@ -153,6 +170,7 @@ def test_what_is_not_a_sample(tmp_path):
         ([("1.jpg", b""), ("1.cls", b"3")], {"labels": "required"}, "label 3 is not from 0 to 2"),
         ([("1.jpg", b""), ("1.cls", b"\xff")], {}, "x.tar:1: its label does not read"),
         ([("1.jpg", b""), ("1.json", b"{")], {"label_field": "n"}, "its label does not read"),
+        ([("1.jpg", b""), ("1.json", b"[" * 99_999)], {"label_field": "n"}, "label does not read"),
         ([("1.jpg", b""), ("1.json", b'{"n": []}')], {"label_field": "n"}, "neither a name nor"),
     ],
 )

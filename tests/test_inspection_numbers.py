@@ -62,6 +62,13 @@ def test_a_survey_ends_when_its_time_is_up(folder):
     assert len(looks) == 64
 
 
+def test_a_jpeg_beyond_the_limit_is_looked_at_as_training_decodes_it(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 3)
+    (look,) = images.look_at(ImageFolder(tmp_path), [0], seconds=1, num_threads=1)
+    assert (look.size, look.format, look.reason) == ((32, 24), "JPEG", "")
+
+
 def some_predictions(labels=True):
     rng = np.random.default_rng(1)
     return statistics.Predictions(

@@ -2,7 +2,10 @@
 
 import json
 
-from must_jax.metrics import MetricWriter
+import pytest
+
+from must_jax.errors import UserError
+from must_jax.metrics import MetricWriter, write_json
 
 
 def lines_of(tmp_path):
@@ -25,3 +28,10 @@ def test_every_step_is_told_once_across_a_resume(tmp_path):
         {"step": 6, "train/loss": 60.0},
     ]
     assert not (tmp_path / "metrics.jsonl.tmp").exists()
+
+
+def test_a_result_that_cannot_be_written(tmp_path):
+    (tmp_path / "eval.json").mkdir()
+    for path in (tmp_path / "eval.json", tmp_path / "nowhere" / "eval.json"):
+        with pytest.raises(UserError, match=r"eval\.json cannot be written"):
+            write_json(path, {})

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from must_jax import sharding
-from must_jax.train_step import compute_losses, normalize, train_step
+from must_jax.train_step import compute_losses, known_accuracy, normalize, train_step
 
 # The order of float32 sums differs: seen were 3.6e-6 between meshes (gradient norm) and 6e-7
 # without jit, where the recorded noise of the losses is up to 7e-7 of them.
@@ -47,6 +47,15 @@ def run_one_step(mesh, name="k10"):
     )
     state, metrics = step(state, batch)
     return jax.device_get((state, metrics, grads))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [([0, 1, 2], 2 / 3), ([0, -1, 2], 1 / 2), ([0, 1, -1], 1), ([-1] * 3, 0)],
+)
+def test_unknown_labels_count_neither_way(labels, expected):
+    logits = jnp.array([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 2.0, 0.0]])
+    assert known_accuracy(logits, jnp.array(labels)) == pytest.approx(expected)
 
 
 def one_device_mesh():

@@ -60,7 +60,7 @@ def decode_image(data: bytes, *, name: str) -> Image.Image:
     if not data:
         raise UndecodableImageError(name, "empty")
     try:
-        with _open(data) as image:
+        with open_image(data) as image:
             image.load()
             return _to_rgb(_upright(image))
     except UnidentifiedImageError as error:
@@ -72,7 +72,8 @@ def decode_image(data: bytes, *, name: str) -> Image.Image:
         raise UndecodableImageError(name, reason) from error
 
 
-def _open(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """An image of which only the header has been read; Pillow's own errors."""
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:

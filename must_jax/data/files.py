@@ -128,8 +128,9 @@ def _matches(pattern: str) -> list[str]:
     if not is_remote(pattern):
         return sorted(glob.glob(pattern, recursive=True))
     with _remote(pattern) as (system, inner):
-        protocol = pattern.partition("://")[0]
-        return sorted(f"{protocol}://{path.lstrip('/')}" for path in system.glob(inner))
+        # What a file system's own paths lack, or have, before the first folder.
+        start = pattern[: len(pattern) - len(inner.lstrip("/"))]
+        return sorted(f"{start}{path.lstrip('/')}" for path in system.glob(inner))
 
 
 def _braces(pattern: str) -> Iterator[str]:
@@ -156,7 +157,8 @@ def _remote(path: str) -> Iterator[tuple[Any, str]]:
     try:
         system, inner = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        package = known_implementations[protocol]["class"].partition(".")[0]
+        known = known_implementations.get(protocol, {}).get("class", "fsspec")
+        package = known.partition(".")[0]
         needs = str(error) if package == "fsspec" else f"needs {package}; pip install {package}"
         raise UserError(f"{path}: {protocol}:// {needs}") from error
     except Exception as error:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import io
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from PIL import Image
 
-from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data.decode import UndecodableImageError, decode_image, open_image
 from must_jax.data.sources import Source
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -87,7 +85,7 @@ def look(source: Source, record: int) -> Look:
         size = decode_image(data, name=name).size
     except UndecodableImageError as error:
         return Look(name=name, reason=error.reason)
-    with Image.open(io.BytesIO(data)) as image:
+    with open_image(data) as image:
         found = image.format or "unknown"
     digest = hashlib.blake2b(data, digest_size=16).digest()
     return Look(name=name, size=size, format=found, digest=digest)

@@ -181,10 +181,12 @@ def images(report: Report) -> str:
     chart = ""
     if lower < upper:
         counts, edges = np.histogram(short, bins=_BINS)
+        size = report.facts.image_size
         chart = parts.histogram(
             counts.tolist(),
             axis=(f"{lower:,} pixels", "short side", f"{upper:,} pixels"),
-            on=(edges[1:] > report.facts.image_size).tolist(),
+            # A column ends before its upper edge, but the last one with it.
+            on=[*(edges[1:-1] > size).tolist(), upper >= size],
             told=f"Histogram of the short side, {lower} to {upper} pixels, median {middle}",
         )
         chart += paragraph("Pale columns are enlarged to image_size.", quiet=True)

@@ -14,6 +14,7 @@ from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example import parse_example
 from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
+from must_jax.data.sources.open_files import allow_open_files
 from must_jax.errors import UserError
 
 _OPENING_THREADS = 16
@@ -49,7 +50,8 @@ class ArrayRecordShards(ExampleImages):
                 none.
 
         Raises:
-            UserError: A shard is remote, missing, damaged or cut short, or no feature is an image;
+            UserError: A shard is remote, missing, damaged or cut short, there are more than may be
+                open, or no feature is an image;
                 labels are required, or named, and one is missing or no class.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -70,6 +72,7 @@ class ArrayRecordShards(ExampleImages):
                 what = "can't be read" if files.exists(shard) else "no such file"
                 raise UserError(f"{shard}: {what} ({error})") from error
 
+        allow_open_files(len(self._shards), path=path)
         with ThreadPoolExecutor(_OPENING_THREADS) as pool:
             self._records = list(pool.map(open_shard, self._shards))
         self._ends = np.array(list(itertools.accumulate(map(len, self._records))), np.int64)

@@ -59,17 +59,18 @@ class Classes:
         self._by_name = {
             key: label for label, own in enumerate(keys) for key in own if uses[key] == 1
         }
+        # Classes that are all called by numbers, 1 to 10 or 00000 to 00042: a number is a name.
+        self._by_number: dict[int, int] | None = None
+        if all(map(_is_integer, self.folders)):
+            numbers = {int(folder): label for label, folder in enumerate(self.folders)}
+            self._by_number = numbers if len(numbers) == len(self) else None
 
     def __len__(self) -> int:
         return len(self.folders)
 
-    def of_folder(self, folder: str) -> int | None:
-        """The label of the class whose folder this is."""
-        return self._by_folder.get(_key(folder))
-
     def find(self, text: str) -> int | None:
         """The label of the class whose folder or else whose name this is."""
-        label = self.of_folder(text)
+        label = self._by_folder.get(_key(text))
         return self._by_name.get(_key(text)) if label is None else label
 
     def nearest(self, text: str) -> str:
@@ -79,15 +80,22 @@ class Classes:
         return self.folders[known[near]]
 
     def of_value(self, value: str | int) -> int | None:
-        """The label that a number is itself, or the one of the class that a text names."""
+        """The label of the class that a text names; of a number, the label that it is.
+
+        Where all classes are called by numbers, a number is a name.
+        """
         if isinstance(value, str):
             return self.find(value)
+        if self._by_number is not None:
+            return self._by_number.get(value)
         return value if 0 <= value < len(self) else None
 
     def fault(self, value: str | int) -> str:
         """Why a value is no label, in words."""
         if isinstance(value, str):
             return f"label {value!r} is not a class; nearest: {self.nearest(value)!r}"
+        if self._by_number is not None:
+            return f"label {value} is none of the classes, which are called by numbers"
         return f"label {value} is not from 0 to {len(self) - 1}"
 
 
@@ -101,7 +109,7 @@ def index_labels(
     """The labels of a whole source.
 
     If every value is the name of a class, they are names; else integers, even written in letters,
-    are labels themselves.
+    are labels themselves (or names, as `Classes.of_value` has it).
 
     Args:
         values: One a record; None where the record has none.
@@ -134,7 +142,7 @@ def index_labels(
 
 
 def _is_integer(value: str | int) -> bool:
-    return isinstance(value, int) or re.fullmatch(r"[+-]?\d+", value) is not None
+    return isinstance(value, int) or re.fullmatch(r"[+-]?\d{1,18}", value) is not None
 
 
 @functools.cache

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from must_jax.data import files
-from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources.classes import Classes, Labels
+from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
 from must_jax.errors import UserError
 
@@ -51,7 +51,7 @@ class ImageFolder:
         Args:
             path: Folder with images: flat, nested, or with one sub-folder per class; a path, or a
                 URL such as `gs://bucket/images`.
-            classes: A sub-folder belongs to the class whose folder it is.
+            classes: A sub-folder belongs to the class whose folder it is, or whose name it has.
             labels: "required": every image lies in a class's sub-folder, and all else is an error;
                 "auto": labelled if every image lies in a class's sub-folder, else unlabelled.
 
@@ -86,11 +86,7 @@ class ImageFolder:
         Raises:
             UndecodableImageError: It is missing or can't be read.
         """
-        name = self.name_of(record)
-        try:
-            return files.read_file(name)
-        except OSError as error:
-            raise UndecodableImageError(name, files.reason(error)) from error
+        return read_image_file(self.name_of(record))
 
     def _read_labels(self, classes: Classes | None, labels: Labels) -> np.ndarray | None:
         if classes is None:
@@ -100,7 +96,7 @@ class ImageFolder:
         found = np.empty(len(self), np.int32)
         for record, path in enumerate(self._paths):
             folder, separator, _ = path.partition("/")
-            label = classes.of_folder(folder) if separator else None
+            label = classes.find(folder) if separator else None
             if label is not None:
                 found[record] = label
             elif labels == "auto":

@@ -9,9 +9,9 @@ import os
 from collections.abc import Sequence
 
 from must_jax.data import files
-from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources.classes import Classes, Labels, index_labels
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
+from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
 from must_jax.errors import UserError
 
@@ -101,11 +101,7 @@ class ImageList:
         Raises:
             UndecodableImageError: It is missing or can't be read.
         """
-        name = self.name_of(record)
-        try:
-            return files.read_file(name)
-        except OSError as error:
-            raise UndecodableImageError(name, files.reason(error)) from error
+        return read_image_file(self.name_of(record))
 
 
 def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
@@ -114,7 +110,7 @@ def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) ->
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, row {line}: not UTF-8; save the list in that encoding") from error
-    separator = "\t" if path.lower().endswith(".tsv") else _separator(text)
+    separator = "\t" if path.lower().endswith(".tsv") else _separator(text, path=path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     paths, labels, rows = [], [], []
     header: list[str] | None = None
@@ -151,10 +147,13 @@ def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) ->
     return Columns(paths, labels if labelled else None, rows)
 
 
-def _separator(text: str) -> str:
+def _separator(text: str, *, path: str) -> str:
     """The one that splits the first line into the most cells."""
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return max(SEPARATORS, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    try:
+        return max(SEPARATORS, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
+    except csv.Error as error:
+        raise UserError(f"{path}, row 1: {error}") from error
 
 
 def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
@@ -169,10 +168,11 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
             raise no_image_field(path, fields, named=image_field, what="column")
         label = find_field(fields, named=label_field, usual=LABEL_FIELDS)
         table = file.read(columns=[image, label] if label else [image])
-    except pa.ArrowException as error:
+        paths = table.column(image).to_pylist()
+        labels = table.column(label).to_pylist() if label else None
+    # Beside the library's own: names that are there twice, text that is not UTF-8.
+    except (pa.ArrowException, KeyError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read ({error})") from error
-    paths = table.column(image).to_pylist()
-    labels = table.column(label).to_pylist() if label else None
     for row, cell in enumerate(paths, start=1):
         if not isinstance(cell, str) or not cell:
             raise UserError(

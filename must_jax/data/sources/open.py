@@ -56,11 +56,12 @@ def open_source(
     }
     if tfds:
         return TfdsSplit(tfds, os.fspath(path), data_dir=data_dir, **keywords)
-    path = files.absolute(path)
+    given, path = os.path.expanduser(path), files.absolute(path)
     try:
         if files.is_folder(path):
             return ImageFolder(path, classes=classes, labels=labels)
-        found = files.expand(path)
+        # As it was given: the working folder's own name may have brackets.
+        found = [files.absolute(file) for file in files.expand(given)]
         if not found:
             raise UserError(f"{path}: no file matches")
         if not files.exists(found[0]):

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from must_jax.data.decode import decode_image
+from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError, decode_image
 
 
 class Source(Protocol):
@@ -47,3 +48,15 @@ def decode_record(source: Source, record: int) -> Image.Image:
         UndecodableImageError: Its bytes can't be had, or are no image that can be used.
     """
     return decode_image(source.read(record), name=source.name_of(record))
+
+
+def read_image_file(path: str) -> bytes:
+    """All bytes of a file, local or remote.
+
+    Raises:
+        UndecodableImageError: It is missing or can't be read.
+    """
+    try:
+        return files.read_file(path)
+    except OSError as error:
+        raise UndecodableImageError(path, files.reason(error)) from error

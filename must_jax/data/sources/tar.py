@@ -165,11 +165,11 @@ def _label(
     ending = label_field.lower().lstrip(".")
     try:
         if ending in parts:
-            return content(file, parts[ending]).decode("utf-8").strip() or None
+            return content(file, parts[ending]).decode("utf-8-sig").strip() or None
         if "json" not in parts or label_field == _LABEL_SUFFIX:
             return None
         values = json.loads(content(file, parts["json"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: its label does not read ({error})") from error
     value = values.get(label_field) if isinstance(values, dict) else None
     if not isinstance(value, str | int | None) or isinstance(value, bool):

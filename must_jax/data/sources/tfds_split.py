@@ -10,6 +10,7 @@ from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
+from must_jax.data.sources.open_files import allow_open_files
 from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
 from must_jax.errors import UserError
 
@@ -62,7 +63,7 @@ class TfdsSplit(ExampleImages):
                 f"{one} of {info.num_examples}" for one, info in builder.info.splits.items()
             )
             raise UserError(f"{name} (TFDS) has no split {split!r}; it has {known}") from error
-        if not sum(one.take for one in stored):
+        if min((one.take for one in stored), default=0) <= 0:
             raise UserError(f"{self.path}: no images in this split")
         parts = [(os.fspath(one.filename), one.skip, one.take) for one in stored]
         for file, _, _ in parts:
@@ -72,6 +73,7 @@ class TfdsSplit(ExampleImages):
             check_rows({os.fspath(one.filename): one.examples_in_shard for one in stored})
             self._records: Any = ParquetRows(parts)
         else:
+            allow_open_files(len(stored), path=self.path)
             self._records = ArrayRecordDataSource(stored)
         features = builder.info.features
         self._image = _image_feature(self.path, features, image_field)
