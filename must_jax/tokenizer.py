@@ -32,13 +32,15 @@ class Tokenizer:
 
     Attributes:
       encode: the ids of each text, the end token included.
-      num_tokens: ids go up to one below.
+      num_tokens: in the vocabulary.
+      largest_id: of them.
       end_id: the end token's.
       pad_id: what fills a text up to the context's length.
     """
 
     encode: Callable[[list[str]], list[list[int]]]
     num_tokens: int
+    largest_id: int
     end_id: int
     pad_id: int
 
@@ -74,6 +76,11 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
             f"{folder}: the tokenizer has {tokenizer.num_tokens} tokens, the checkpoint's "
             f"vocabulary {spec.vocab_size}; they belong to different checkpoints"
         )
+    if tokenizer.largest_id >= spec.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has a token of number {tokenizer.largest_id}, and the "
+            f"checkpoint knows {spec.vocab_size} tokens; the vocabulary is damaged"
+        )
     end = spec.vocab_size - 1 if spec.eot_token_id is None else spec.eot_token_id
     if not is_siglip and tokenizer.end_id != end:
         raise UserError(
@@ -103,6 +110,7 @@ def load_clip_tokenizer(folder: Path) -> Tokenizer:
         # It would warn of long texts, which `tokenize` cuts, that they cause indexing errors.
         encode=lambda texts: tokenizer(texts, verbose=False)["input_ids"],
         num_tokens=len(tokenizer),
+        largest_id=max(tokenizer.get_vocab().values()),
         end_id=tokenizer.eos_token_id,
         pad_id=0,
     )
@@ -121,6 +129,8 @@ def _load_siglip(folder: Path) -> Tokenizer:
     files beside them.
     """
     config = _read_config(folder)
+    if config.get("do_lower_case") is False:
+        raise UserError(f"{folder}: do_lower_case is false; only lower-case SigLIPs are supported")
     clean: Callable[[str], str]
     split: Callable[[str], list[int]]
     if (folder / SENTENCEPIECE).is_file():
@@ -154,6 +164,7 @@ def _load_siglip(folder: Path) -> Tokenizer:
     return Tokenizer(
         encode=lambda texts: [[*split(clean(text)), end_id] for text in texts],
         num_tokens=len(ids),
+        largest_id=max(ids.values()),
         end_id=end_id,
         pad_id=pad_id,
     )

@@ -207,3 +207,27 @@ def test_damaged_files_are_told_in_one_line(tmp_path):
             open_torch_archive(path)
         assert str(error.value).startswith(str(path))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("entry", ["a/data.pkl", "a/data/0"])
+def test_compressed_data_is_refused_unread(entry, tmp_path):
+    files = {"a/data.pkl": tensor_pickle((4,), (1,)), "a/data/0": bytes(16)}
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for name, content in files.items():
+            kind = zipfile.ZIP_DEFLATED if name == entry else zipfile.ZIP_STORED
+            archive.writestr(name, content, kind)
+    with pytest.raises(UserError, match=f"{entry} is compressed"):
+        open_torch_archive(tmp_path / "a.pt")
+
+
+def test_an_encrypted_entry_is_one_line(tmp_path):
+    files = {"a/data.pkl": tensor_pickle((4,), (1,)), "a/data/0": bytes(16)}
+    write_archive(tmp_path / "a.pt", files)
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    # The flags of both headers of the last entry: local "PK34" and central "PK12".
+    content[content.rindex(b"PK\x03\x04") + 6] |= 1
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "a.pt").write_bytes(content)
+    tensors = open_torch_archive(tmp_path / "a.pt")
+    with pytest.raises(UserError, match="encrypted"):
+        np.asarray(tensors["a"])

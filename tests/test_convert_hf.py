@@ -18,7 +18,7 @@ from clip_checkpoints import (
     write_tokenizer,
 )
 from safetensors.torch import load_file
-from transformers import CLIPConfig
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPProcessor, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from must_jax.convert import convert, load_converted
@@ -216,8 +216,8 @@ def write_config(folder, **config):
 def test_statistics_and_old_fields_are_read(tmp_path):
     write_config(
         tmp_path,
-        vision_config={"hidden_size": 64, "num_attention_heads": 4, "image_size": [64, 64]},
-        vision_config_dict={"hidden_size": 128},
+        vision_config={"hidden_size": 64, "num_attention_heads": 4, "hidden_act": "gelu"},
+        vision_config_dict={"hidden_size": 120, "image_size": [64, 64]},
         text_config=None,
         text_config_dict={"eos_token_id": 2},
         projection_dim=7,
@@ -225,15 +225,42 @@ def test_statistics_and_old_fields_are_read(tmp_path):
     statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(statistics))
     spec = read_spec(tmp_path)
-    assert (spec.vision.width, spec.vision.image_size) == (128, 64)
+    # What the repetition leaves out is the default's, as transformers has it.
+    assert (spec.vision.width, spec.vision.image_size) == (120, 64)
+    assert (spec.vision.num_heads, spec.vision.activation) == (12, "quick_gelu")
     assert spec.text.eot_token_id is None
     assert spec.embed_dim == 7
     assert (spec.image_mean, spec.image_std) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
 
 
+def test_statistics_as_transformers_5_writes_them(tmp_path):
+    write_config(tmp_path)
+    processor = CLIPImageProcessorPil(image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])
+    write_tokenizer(tmp_path, 99)
+    tokenizer = CLIPTokenizer.from_pretrained(str(tmp_path), local_files_only=True)
+    CLIPProcessor(processor, tokenizer).save_pretrained(tmp_path)
+    assert (tmp_path / "processor_config.json").is_file()
+    old = {"image_mean": [0.9, 0.9, 0.9]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+    spec = read_spec(tmp_path)
+    assert (spec.image_mean, spec.image_std) == ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+
+
+@pytest.mark.parametrize(
+    "field", [{"do_normalize": False}, {"do_rescale": False}, {"rescale_factor": 1.0}]
+)
+def test_other_pixels_are_refused(tmp_path, field):
+    write_config(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(field))
+    with pytest.raises(UserError, match=rf"{next(iter(field))} is .*, supported is"):
+        read_spec(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"vision_config": {"hidden_size": 10**400}}, "hidden_size is 1000"),
+        ({"vision_config": {"layer_norm_eps": 10**400}}, "layer_norm_eps is 1000"),
         ({"vision_config": {"hidden_act": "gelu_new"}}, "'gelu_new' is not supported"),
         ({"text_config": {"hidden_act": "tanh"}}, "text_config: hidden_act 'tanh'"),
         ({"vision_config": {"image_size": [224, 192]}}, "only square"),
@@ -318,3 +345,53 @@ def test_damaged_shards_are_refused(change, message, clip, tmp_path):
     edit_json(source / "model.safetensors.index.json", change)
     with pytest.raises(UserError, match=message):
         read_checkpoint(source, activation=None)
+
+
+def test_a_token_that_the_text_tower_has_no_row_for(source, tmp_path):
+    edit_json(source / "vocab.json", lambda ids: ids.update({"a</w>": 5000}))
+    with pytest.raises(UserError, match="token of number 5000, and the checkpoint knows 99"):
+        convert(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_depth_that_no_file_holds_costs_nothing(source):
+    edit_json(
+        source / "config.json",
+        lambda config: config["text_config"].update(num_hidden_layers=10**9),
+    )
+    with pytest.raises(UserError, match="1000000000 blocks of the text tower") as error:
+        read_checkpoint(source, activation=None)
+    assert len(str(error.value)) < 1000
+
+
+def test_query_key_and_value_of_different_types(clip, source):
+    key = "vision_model.encoder.layers.0.self_attn.{}_proj.weight"
+    types = {"q": torch.bfloat16, "k": torch.float16, "v": torch.float32}
+
+    def edit(tensors):
+        for name, dtype in types.items():
+            tensors[key.format(name)] = tensors[key.format(name)].to(dtype)
+
+    edit_weights(source, edit)
+    _, _, params = read_checkpoint(source, activation=None)
+    kernel = params["vision"]["blocks"]["attn"]["qkv"]["kernel"]
+    assert kernel.dtype == np.float32
+    for i, (name, dtype) in enumerate(types.items()):
+        expected = clip.state_dict()[key.format(name)].to(dtype).float().numpy()
+        np.testing.assert_array_equal(kernel[0, :, i].reshape(128, 128).T, expected)
+
+
+def test_a_number_beyond_float32_is_refused(source):
+    def edit(tensors):
+        tensors["visual_projection.weight"] = tensors["visual_projection.weight"].double() * 1e300
+
+    edit_weights(source, edit)
+    with pytest.raises(UserError, match=r"visual_projection\.weight holds numbers that are not"):
+        read_checkpoint(source, activation=None)
+
+
+def test_a_name_too_long_for_the_file_system(source, tmp_path):
+    long = tmp_path / ("x" * 300)
+    for arguments in ((long, tmp_path / "target"), (source, long)):
+        with pytest.raises(UserError, match="no usable path"):
+            convert(*arguments)

@@ -11,6 +11,7 @@ START = "<|startoftext|>"
 END = "<|endoftext|>"
 _WORD_END = "</w>"
 _NUM_BYTES = 256
+_LARGEST = 2**24  # bytes, unpacked: several times OpenAI's
 # The file lists more merges than CLIP was trained with.
 _NUM_MERGES = 49152 - _NUM_BYTES - 2
 
@@ -36,7 +37,8 @@ def write_tokenizer(vocabulary: Path, folder: Path) -> None:
       UserError: the file is unreadable or no such vocabulary.
     """
     try:
-        lines = gzip.decompress(vocabulary.read_bytes()).decode("utf-8").split("\n")
+        with gzip.open(vocabulary) as file:
+            lines = file.read(_LARGEST).decode("utf-8").split("\n")
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{vocabulary}: not a readable vocabulary file ({error})") from error
     merges = [line.split() for line in lines[1 : _NUM_MERGES + 1] if line.strip()]

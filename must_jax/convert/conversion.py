@@ -40,6 +40,8 @@ def convert(
     """
     start = time.perf_counter()
     source, target = Path(source).absolute(), Path(target).absolute()
+    for path in (source, target, Path(tokenizer or source)):
+        _check_name(path)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     check_target(target, overwrite=overwrite)
@@ -60,6 +62,14 @@ def convert(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(),
     )
+
+
+def _check_name(path: Path) -> None:
+    """Refuses a path that the file system can't even look for, such as too long a name."""
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no usable path ({error})") from error
 
 
 def read_checkpoint(source: Path, *, activation: str | None) -> tuple[ClipSpec, str, Params]:

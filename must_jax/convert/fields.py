@@ -1,7 +1,6 @@
 """Reads and checks the fields of JSON configuration files."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from must_jax.errors import UserError
 # The statistics of OpenAI's training images (Radford et al., 2021; published with the weights).
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_TOO_LARGE = 2**31  # for any size or number of a model
 
 
 def read_json(path: Path) -> dict:
@@ -23,7 +24,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object")
@@ -37,8 +38,8 @@ def positive(config: Mapping[str, Any], name: str, *, where: str) -> int:
       UserError: it is anything else.
     """
     value = config[name]
-    if type(value) is not int or value < 1:
-        raise UserError(f"{where}: {name} is {value!r}, expected a positive integer")
+    if type(value) is not int or not 0 < value < _TOO_LARGE:
+        raise UserError(f"{where}: {name} is {value!r:.40}, expected a positive integer")
     return value
 
 
@@ -49,8 +50,8 @@ def number(config: Mapping[str, Any], name: str, *, where: str) -> float:
       UserError: it is anything else.
     """
     value = config[name]
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise UserError(f"{where}: {name} is {value!r}, expected a positive number")
+    if type(value) not in (int, float) or not 0 < value < _TOO_LARGE:
+        raise UserError(f"{where}: {name} is {value!r:.40}, expected a positive number")
     return float(value)
 
 
@@ -62,9 +63,9 @@ def side(config: Mapping[str, Any], name: str, *, where: str) -> int:
     """
     value = config[name]
     sides = list(value) if isinstance(value, list) else [value]
-    if not all(type(s) is int and s > 0 for s in sides) or len(set(sides)) != 1:
+    if not all(type(s) is int and 0 < s < _TOO_LARGE for s in sides) or len(set(sides)) != 1:
         raise UserError(
-            f"{where}: {name} is {value!r}, but only square images and patches are supported"
+            f"{where}: {name} is {value!r:.40}, but only square images and patches are supported"
         )
     return sides[0]
 
@@ -100,9 +101,9 @@ def statistics(
     if (
         not isinstance(values, (list, tuple))
         or len(values) != 3
-        or not all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        or not all(type(value) in (int, float) and abs(value) < _TOO_LARGE for value in values)
         or (is_positive and min(values) <= 0)
     ):
-        raise UserError(f"{where}: {name} is {values!r}, expected one number a colour")
+        raise UserError(f"{where}: {name} is {values!r:.80}, expected one number a colour")
     red, green, blue = (float(value) for value in values)
     return red, green, blue

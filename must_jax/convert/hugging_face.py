@@ -30,6 +30,7 @@ from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 
 CONFIG = "config.json"
+_PREPROCESSOR = "preprocessor_config.json"
 
 # What transformers assumes of a field that config.json leaves out.
 _TOWER_DEFAULTS: dict[str, Any] = {
@@ -115,14 +116,24 @@ def tower_config(
     Raises:
       UserError: it is no object.
     """
-    fields = dict(defaults)
-    # Old files repeat a tower below `..._dict`, and transformers lets that one win.
-    for key in (name, f"{name}_dict"):
-        given = config.get(key) or {}
-        if not isinstance(given, dict):
-            raise UserError(f"{where}: {key} is no object")
-        fields |= {field: value for field, value in given.items() if value is not None}
-    return fields
+    given = config.get(name) or {}
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: {name} is no object")
+    return dict(defaults) | {field: value for field, value in given.items() if value is not None}
+
+
+def _clip_tower_config(
+    config: Mapping[str, Any], name: str, *, defaults: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """`tower_config`, or what old files of CLIPs repeat it as.
+
+    transformers lets the repetition win, with defaults for what it leaves out.
+    """
+    fields = tower_config(config, name, defaults=defaults, where=where)
+    again = f"{name}_dict"
+    if config.get(again) is None:
+        return fields
+    return fields | tower_config(config, again, defaults=defaults, where=where)
 
 
 def tower_fields(
@@ -165,14 +176,27 @@ def image_statistics(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> dict[str, tuple[float, float, float]]:
-    """`image_mean` and `image_std` from `preprocessor_config.json`; the given ones without it.
+    """`image_mean` and `image_std` of the folder's image processor; the given ones without it.
+
+    It is in `processor_config.json`, as transformers 5 writes it and prefers it, or else in
+    `preprocessor_config.json`.
 
     Raises:
-      UserError: the file is damaged.
+      UserError: the file is damaged, or pixels are not brought to 0..1 and normalised.
     """
-    file = folder / "preprocessor_config.json"
-    config = read_json(file) if file.is_file() else {}
-    where = str(file)
+    config: Any = None
+    for name, key in (("processor_config.json", "image_processor"), (_PREPROCESSOR, None)):
+        file = folder / name
+        if config is None and file.is_file():
+            config, where = read_json(file), str(file)
+            config = config.get(key) if key else config
+    if config is None:
+        return {"image_mean": mean, "image_std": std}
+    if not isinstance(config, dict):
+        raise UserError(f"{where}: image_processor is no object")
+    for field, plain in (("do_normalize", True), ("do_rescale", True), ("rescale_factor", 1 / 255)):
+        if config.get(field) not in (None, plain):
+            raise UserError(f"{where}: {field} is {config[field]!r}, supported is {plain!r}")
     return {
         "image_mean": statistics(
             config, "image_mean", default=mean, is_positive=False, where=where
@@ -182,7 +206,7 @@ def image_statistics(
 
 
 def read_spec(folder: Path) -> ClipSpec:
-    """The spec that `config.json` and `preprocessor_config.json` of a folder describe.
+    """The spec that the configuration files of a folder describe.
 
     The logit scale, which they don't tell, is 1.
 
@@ -193,8 +217,8 @@ def read_spec(folder: Path) -> ClipSpec:
     """
     config = read_json(folder / CONFIG)
     where = str(folder / CONFIG)
-    vision = tower_config(config, "vision_config", defaults=_VISION_DEFAULTS, where=where)
-    text = tower_config(config, "text_config", defaults=_TEXT_DEFAULTS, where=where)
+    vision = _clip_tower_config(config, "vision_config", defaults=_VISION_DEFAULTS, where=where)
+    text = _clip_tower_config(config, "text_config", defaults=_TEXT_DEFAULTS, where=where)
     if vision["num_channels"] != 3:
         raise UserError(f"{where}: num_channels is {vision['num_channels']!r}, expected 3")
     eos = text["eos_token_id"]

@@ -6,7 +6,7 @@ Shapes are written in letters: W width, M MLP width, E embedding, P patch size, 
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TowerSpec
 
 Transform = Callable[[np.ndarray, TowerSpec], np.ndarray]
+
+_LISTED = 100  # names in a message
 
 
 def same(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
@@ -124,8 +126,15 @@ def check_names(
       also: a further complaint for the same message.
 
     Raises:
-      UserError: all that is missing, all that is left over, and `also`, in one line.
+      UserError: what is missing, what is left over, and `also`, in one line.
     """
+    # A number in a file of a few bytes must not cost gigabytes.
+    for tower, depth in depths.items():
+        if depth > len(tensors):
+            raise UserError(
+                f"{where}: does not fit the {layout.name} layout; {depth} blocks of the {tower} "
+                f"tower, and {len(tensors)} tensors in all"
+            )
     wanted = {key for rule in layout.rules for keys in rule.keys(depths) for key in keys}
     wanted.update(layout.scalars)
     missing = sorted(wanted - tensors.keys())
@@ -134,21 +143,26 @@ def check_names(
         for key in tensors.keys() - wanted
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in layout.ignored)
     )
-    problems = [f"missing: {', '.join(missing)}"] if missing else []
-    problems += [f"left over: {', '.join(left_over)}"] if left_over else []
+    problems = [f"missing: {_listed(missing)}"] if missing else []
+    problems += [f"left over: {_listed(left_over)}"] if left_over else []
     problems += [also] if also else []
     if problems:
         raise UserError(f"{where}: does not fit the {layout.name} layout; {'; '.join(problems)}")
+
+
+def _listed(names: Sequence[str], *, separator: str = ", ") -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return separator.join(names[:_LISTED]) + more
 
 
 def check_fit(tensors: Tensors, *, layout: Layout, spec: ClipSpec, where: str) -> None:
     """Refuses a checkpoint whose names or shapes are not those of its layout and architecture.
 
     Raises:
-      UserError: all that doesn't fit, in one line.
+      UserError: what doesn't fit, in one line.
     """
-    wrong = []
-    depths = depths_of(spec)
+    wrong: list[str] = []
+    depths = {tower: min(depth, len(tensors)) for tower, depth in depths_of(spec).items()}
     for rule in layout.rules:
         sizes = _sizes(spec, rule.tower(spec))
         shape = tuple(sizes[d] if d in sizes else int(d) for d in rule.shape.split())
@@ -158,8 +172,8 @@ def check_fit(tensors: Tensors, *, layout: Layout, spec: ClipSpec, where: str) -
             for key in keys
             if key in tensors and tuple(tensors[key].shape) != shape
         ]
-    also = f"wrong shape: {'; '.join(wrong)}" if wrong else ""
-    check_names(tensors, layout=layout, depths=depths, where=where, also=also)
+    also = f"wrong shape: {_listed(wrong, separator='; ')}" if wrong else ""
+    check_names(tensors, layout=layout, depths=depths_of(spec), where=where, also=also)
 
 
 def _sizes(spec: ClipSpec, tower: TowerSpec) -> dict[str, int]:

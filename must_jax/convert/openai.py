@@ -26,7 +26,7 @@ from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 _HEAD_WIDTH = 64
 
 # Widths of OpenCLIP's ViTs whose heads are wider, so that 64 would silently be wrong.
-_OPEN_CLIP_WIDTHS = {1280: "ViT-H/14", 1408: "ViT-g/14", 1664: "ViT-bigG/14"}
+_OPEN_CLIP_WIDTHS = {1280: "ViT-H/14", 1408: "ViT-g/14", 1664: "ViT-bigG/14", 1792: "ViT-e/14"}
 
 
 def blocks(tower: str, source: str) -> tuple[Rule, ...]:
@@ -80,7 +80,7 @@ LAYOUT = Layout(
 
 def _count_blocks(keys: Iterable[str], prefix: str) -> int:
     """One more than the largest number that follows `prefix` in the keys."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    pattern = re.compile(re.escape(prefix) + r"(\d{1,4})\.")
     return max((int(m[1]) + 1 for key in keys if (m := pattern.match(key))), default=0)
 
 

@@ -110,7 +110,7 @@ LAYOUT = Layout(
 
 
 def read_spec(folder: Path) -> ClipSpec:
-    """The spec that `config.json` and `preprocessor_config.json` of a folder describe.
+    """The spec that the configuration files of a folder describe.
 
     The logit scale, which they don't tell, is 1. Fields that are absent have transformers'
     defaults. Where patches don't fill the image, as 27 of 14 pixels don't fill 384, the image is

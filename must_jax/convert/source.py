@@ -32,10 +32,10 @@ def scalar(tensors: Tensors, key: str, *, where: str) -> float:
     Raises:
       UserError: it holds several numbers.
     """
-    value = np.asarray(tensors.get(key, np.zeros(())))
-    if value.size != 1:
-        raise UserError(f"{where}: {key} is of shape {value.shape}, expected one number")
-    return float(value.item())
+    tensor = tensors.get(key, np.zeros(()))
+    if math.prod(tensor.shape) != 1:
+        raise UserError(f"{where}: {key} is of shape {tuple(tensor.shape)}, expected one number")
+    return float(np.asarray(tensor).item())
 
 
 def logit_scale(tensors: Tensors, *, where: str) -> float:
@@ -75,7 +75,7 @@ def _parameter(rule: Rule, tensors: Tensors, *, spec: ClipSpec, where: str) -> n
     dtype = _common_type(tensors, [key for keys in blocks for key in keys], where=where)
 
     def block(keys: tuple[str, ...]) -> np.ndarray:
-        sources = [_values(tensors, key, where=where) for key in keys]
+        sources = [_values(tensors, key, dtype, where=where) for key in keys]
         joined = np.concatenate(sources) if len(sources) > 1 else sources[0]
         return rule.transform(joined, rule.tower(spec))
 
@@ -101,8 +101,9 @@ def _common_type(tensors: Tensors, keys: list[str], *, where: str) -> np.dtype:
     return np.dtype(np.float32) if others or name not in _KEPT_TYPES else dtype
 
 
-def _values(tensors: Tensors, key: str, *, where: str) -> np.ndarray:
-    values = np.asarray(tensors[key])
+def _values(tensors: Tensors, key: str, dtype: np.dtype, *, where: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = np.asarray(tensors[key]).astype(dtype, copy=False)
     if not np.isfinite(values).all():
         raise UserError(f"{where}: {key} holds numbers that are not finite; the file is damaged")
     return values

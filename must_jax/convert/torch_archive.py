@@ -8,7 +8,6 @@ import math
 import pickle
 import types
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,8 @@ def _read(path: Path, name: str, dtype: np.dtype, size: int, *, is_big: bool) ->
         with zipfile.ZipFile(path) as archive:
             data = archive.read(name)
         ordered = np.frombuffer(data, dtype.newbyteorder(">" if is_big else "<"), size)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    # The zip reader raises many types for entries that are damaged.
+    except Exception as error:
         raise UserError(f"{path}: cannot be read, or damaged ({error})") from error
     return ordered.astype(dtype, copy=False)
 
@@ -182,10 +182,6 @@ def _state_dict(root: Any) -> dict[str, LazyTensor] | None:
     return tensors
 
 
-def _load(path: Path, archive: zipfile.ZipFile, pickled: str) -> Any:
-    return _TensorUnpickler(path, archive, pickled.removesuffix("data.pkl")).load()
-
-
 def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a TorchScript archive or of a saved state dict, in their own types.
 
@@ -200,7 +196,13 @@ def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
             pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
             if len(pickles) != 1:
                 raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
-            tensors = _state_dict(_load(path, archive, pickles[0]))
+            root = pickles[0].removesuffix("data.pkl")
+            # PyTorch compresses no data; what is compressed may be any size when it is read.
+            for entry in archive.infolist():
+                is_data = entry.filename.startswith((f"{root}data", f"{root}byteorder"))
+                if is_data and entry.compress_type != zipfile.ZIP_STORED:
+                    raise UserError(f"{path}: {entry.filename} is compressed; save it with PyTorch")
+            tensors = _state_dict(_TensorUnpickler(path, archive, root).load())
     except ForbiddenGlobalError as error:
         raise UserError(
             f"{path}: refused, its pickle asks for {error}, which is no part of a tensor; "

@@ -105,5 +105,8 @@ def _open_shards(index: Path) -> Tensors:
             raise UserError(
                 f"{index.parent / file}: lacks {', '.join(lacking)}, which {index.name} promises"
             )
+        twice = sorted(shard.keys() & tensors.keys())
+        if twice:
+            raise UserError(f"{index.parent / file}: has {twice[0]}, which another file has too")
         tensors |= shard
     return tensors
