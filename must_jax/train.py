@@ -77,7 +77,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         notes |= {"test": test, "zeroshot": zero_shot, "best_by_labels": None}
     notes["records"] = records
     metric = config.eval_metric
-    say(f"zero-shot {IN_WORDS[metric]} {percent(notes['zeroshot'][f'zeroshot_{metric}'])}")
+    if evaluator.source:
+        say(f"zero-shot {IN_WORDS[metric]} {percent(notes['zeroshot'][f'zeroshot_{metric}'])}")
 
     failed = FailedImages(source, records=notes["failed_records"])
     scores = None
@@ -130,11 +131,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         "teacher_digest": digest(state.teacher_params),
     }
     write_json(os.path.join(workdir, "result.json"), result)
+    told = "trained, without labelled images to test on,"
+    if evaluator.source:
+        reached = [f"{n} {percent(result[f'{n}_{metric}'])}" for n in ("student", "teacher")]
+        first = f"zero-shot {percent(result[f'zeroshot_{metric}'])}"
+        told = " -> ".join([first, *reached]) + NOTED[metric]
     say(
-        f"zero-shot {percent(result[f'zeroshot_{metric}'])} -> student "
-        f"{percent(result[f'student_{metric}'])} -> teacher {percent(result[f'teacher_{metric}'])}"
-        f"{NOTED[metric]} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard "
-        f"and checkpoints are in {workdir}"
+        f"{told} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and "
+        f"checkpoints are in {workdir}"
     )
     return result
 

@@ -123,6 +123,7 @@ def test_sentinels_have_no_rows(tmp_path):
         ("spiece.model", "no model", "cannot be loaded"),
         ("tokenizer_config.json", "{", "cannot be loaded"),
         ("tokenizer_config.json", '{"pad_token": "<none>"}', "pad_token '<none>' is not in the"),
+        ("tokenizer_config.json", '{"do_lower_case": false}', "do_lower_case is false"),
     ],
 )
 def test_unusable_files_are_refused(tmp_path, name, content, message):

@@ -137,13 +137,16 @@ def test_the_config_in_the_workdir_is_the_one_it_was_run_with(finished, inputs):
     assert read_config(finished[0] / CONFIG_FILE).to_dict() == tiny_run.config(inputs).to_dict()
 
 
-def test_without_test_images_accuracies_are_null(inputs, tmp_path):
+def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
     config = tiny_run.config(inputs)
     config.dataset.test = ""
     config.epochs = 1
     result = train(config, str(tmp_path / "run"))
     assert result["zeroshot_top1"] is result["student_top1"] is result["teacher_top1"] is None
     assert result["best_by_labels"] is None
+    out = capsys.readouterr().out
+    assert "zero-shot" not in out
+    assert out.splitlines()[-1].startswith("trained, without labelled images to test on, in ")
     with pytest.raises(UserError, match=r"dataset\.test is empty"):
         score(config, str(tmp_path / "run"))
 
