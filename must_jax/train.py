@@ -133,9 +133,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     write_json(os.path.join(workdir, "result.json"), result)
     told = "trained, without labelled images to test on,"
     if evaluator.source:
-        reached = [f"{n} {percent(result[f'{n}_{metric}'])}" for n in ("student", "teacher")]
-        first = f"zero-shot {percent(result[f'zeroshot_{metric}'])}"
-        told = " -> ".join([first, *reached]) + NOTED[metric]
+        names = ("zeroshot", "student", "teacher")
+        reached = {name: percent(result[f"{name}_{metric}"]) for name in names}
+        told = "zero-shot {zeroshot} -> student {student} -> teacher {teacher}".format(**reached)
+        told += NOTED[metric]
     say(
         f"{told} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and "
         f"checkpoints are in {workdir}"
