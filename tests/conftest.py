@@ -1,6 +1,8 @@
 """Eight virtual CPU devices for every test, no network, and each program compiled once."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,5 +14,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Many tests run the same little training step: only the first of them compiles it.
-jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix="must_jax_tests_"))
+cache = tempfile.mkdtemp(prefix="must_jax_tests_")
+atexit.register(shutil.rmtree, cache, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
