@@ -28,11 +28,11 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def start(*flags, **environment):
+def start(*flags):
     return subprocess.Popen(
         [sys.executable, "-m", "must_jax.main", *map(str, flags)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -44,8 +44,8 @@ def finish(process):
     return process.returncode, stdout, stderr
 
 
-def run(*flags, **environment):
-    return finish(start(*flags, **environment))
+def run(*flags):
+    return finish(start(*flags))
 
 
 @pytest.fixture(scope="module")
