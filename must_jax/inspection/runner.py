@@ -29,7 +29,7 @@ MAX_PREDICTED, PREDICT_SECONDS = 1024, 30.0
 
 
 def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
-    """Inspects the run that `config` and `workdir` stand for, in about a minute.
+    """Inspects the run that `config` and `workdir` stand for, in a minute or two.
 
     Writes inspect.html and inspect.json under `workdir`, and nothing else.
 
@@ -44,7 +44,7 @@ def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
     test_source = experiment.test_source()
     mesh = sharding.make_mesh()
     state = _checkpoint(experiment, workdir, mesh)
-    say(f"inspecting {source.path}, which takes about a minute")
+    say(f"inspecting {source.path}, which takes a minute or two")
 
     survey = images.survey(
         images.look_at(
