@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from must_jax import distributed
 from must_jax.errors import UserError
 from must_jax.state import Params, TrainState
 
@@ -22,28 +23,33 @@ def checkpoint_folder(workdir: str) -> pathlib.Path:
 
 
 def latest_step(workdir: str) -> int | None:
-    """Step of the latest complete checkpoint, or None. Writes nothing."""
+    """Step of the latest complete checkpoint, or None. Writes nothing.
+
+    As the first process sees it: all must call this.
+    """
+    step = None
     folder = checkpoint_folder(workdir)
-    if not folder.is_dir():
-        return None
-    steps = (path for path in folder.iterdir() if path.name.isdecimal())
-    return max((int(path.name) for path in steps if (path / COMPLETE).is_file()), default=None)
+    if jax.process_index() == 0 and folder.is_dir():
+        steps = (path for path in folder.iterdir() if path.name.isdecimal())
+        complete = (int(path.name) for path in steps if (path / COMPLETE).is_file())
+        step = max(complete, default=None)
+    return distributed.from_first(step)
 
 
 def restore(
-    workdir: str, like: TrainState, *, sharding: jax.sharding.Sharding
+    workdir: str, like: TrainState, *, step: int | None, shardings: Any
 ) -> tuple[TrainState, Notes]:
-    """The latest checkpoint and its notes. Writes nothing.
+    """A checkpoint and its notes. Writes nothing.
 
     Args:
       workdir: of the run.
       like: shapes and types of the state.
-      sharding: where its arrays go.
+      step: of the checkpoint, from `latest_step`.
+      shardings: where its arrays go, a tree like it; not necessarily where they were.
 
     Raises:
       UserError: there is none, it holds other arrays, or it is damaged.
     """
-    step = latest_step(workdir)
     if step is None:
         raise UserError(f"{checkpoint_folder(workdir)} has no complete checkpoint to go on from")
     path = checkpoint_folder(workdir) / str(step)
@@ -60,7 +66,7 @@ def restore(
             "and classes make; use the config it was written with, or another workdir"
         )
     abstract = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like
+        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings
     )
     try:
         return ocp.load(path, abstract), metadata.custom_metadata
@@ -85,14 +91,14 @@ class Checkpoints:
           UserError: it can't be written.
         """
         folder = checkpoint_folder(workdir)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for path in folder.iterdir():
-                if path.name.isdecimal() and not (path / COMPLETE).exists():
-                    # To orbax it would be the latest checkpoint, and hide the one before.
-                    path.rename(path.with_name(f"incomplete-{path.name}"))
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+        if jax.process_index() == 0:
+            _prepare(folder)
+        distributed.gather(None)  # the others wait for the first
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is not seen by process {jax.process_index()}; --workdir must lie on a "
+                "file system that all processes share"
+            )
         policies = ocp.training
         self._checkpointer = ocp.training.Checkpointer(
             folder,
@@ -113,10 +119,24 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def _prepare(folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name.isdecimal() and not (path / COMPLETE).exists():
+                # To orbax it would be the latest checkpoint, and hide the one before.
+                path.rename(path.with_name(f"incomplete-{path.name}"))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+
+
 def digest(params: Params) -> str:
-    """SHA-256 over the bytes of all parameters, in the order of their paths."""
+    """SHA-256 over the bytes of all parameters, in the order of their paths.
+
+    Wherever their parts lie: all processes must call it.
+    """
     leaves = {jax.tree_util.keystr(path): a for path, a in jax.tree.leaves_with_path(params)}
     sha256 = hashlib.sha256()
     for path in sorted(leaves):
-        sha256.update(np.ascontiguousarray(leaves[path]).tobytes())
+        sha256.update(np.ascontiguousarray(distributed.whole(leaves[path])).tobytes())
     return sha256.hexdigest()

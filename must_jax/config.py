@@ -34,6 +34,10 @@ def default_config() -> ml_collections.ConfigDict:
     config.image_size = 224  # pixels; position embeddings are resampled to it
     config.dtype = "float32"  # or bfloat16; of the towers' arithmetic, parameters stay float32
     config.batch_size = 1024  # global
+    config.mesh = ml_collections.ConfigDict()  # sizes whose product is the devices: docs/scaling.md
+    config.mesh.data = -1  # copies of the state; one size may be -1, the rest of the devices
+    config.mesh.fsdp = 1  # parts that parameters, teacher and optimizer state are split into
+    config.mesh.model = 1  # parts that attention heads and MLPs are split into
     config.epochs = 30
     config.learning_rate = 2e-5  # for a batch of 256, grows in proportion
     config.min_learning_rate = 1e-6  # likewise
@@ -200,6 +204,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         and 0 < area[0] <= area[1] <= 1,
         "two shares of the image, the smaller first",
     )
+    for name in ("mesh.data", "mesh.fsdp", "mesh.model"):
+        require(name, values[name] > 0 or values[name] == -1, "positive, or -1")
     for name in ("expected.zeroshot", "expected.adapted"):
         require(name, 0 <= values[name] <= 100, "from 0 to 100 percent")
     metrics = ("top1", "mean_per_class")
@@ -228,8 +234,25 @@ def check_patches(config: ml_collections.ConfigDict, *, patch_size: int) -> None
             )
 
 
+def check_model_axis(config: ml_collections.ConfigDict, *, size: int, heads: int, mlp: int) -> None:
+    """Refuses a `model` axis of a size that does not divide the attention heads or the MLP.
+
+    Raises:
+      UserError: names the size and what it must divide.
+    """
+    if heads % size or mlp % size:
+        raise UserError(
+            f"config.mesh.model is {config.mesh.model}, and the model axis has {size} parts; they "
+            f"must divide the checkpoint's {heads} attention heads and {mlp} MLP units"
+        )
+
+
 def check_batch(config: ml_collections.ConfigDict, *, num_images: int, num_devices: int) -> None:
     """Refuses a batch that the devices don't divide or that the data set can't fill.
+
+    Args:
+      num_images: of the data set.
+      num_devices: along the axes that the batch is split over.
 
     Raises:
       UserError: names the batch, what it doesn't fit, and what would.

@@ -9,9 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+from jax.sharding import Mesh
 
 from must_jax import config as config_lib
-from must_jax import zero_shot
+from must_jax import sharding, zero_shot
 from must_jax.class_names import (
     ClassNames,
     Descriptions,
@@ -111,14 +113,29 @@ class Experiment:
             ),
         }
 
-    def train_source(self) -> Source:
+    def make_mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
+        """The mesh that the config asks for, of all devices or of some topology's.
+
+        Raises:
+          UserError: the sizes don't fit the devices, or the checkpoint's heads and MLP.
+        """
+        mesh = sharding.make_mesh(**self.config.mesh, devices=devices)
+        vision = self.spec.vision
+        config_lib.check_model_axis(
+            self.config, size=mesh.shape["model"], heads=vision.num_heads, mlp=vision.mlp_dim
+        )
+        return mesh
+
+    def train_source(self, mesh: Mesh) -> Source:
         """The training images; their labels, where they have some, only feed a metric.
 
         Raises:
           UserError: they are missing or can't be used, or the batch does not fit it or the devices.
         """
         source = self._open(self.config.dataset.train, labels="auto")
-        config_lib.check_batch(self.config, num_images=len(source), num_devices=jax.device_count())
+        config_lib.check_batch(
+            self.config, num_images=len(source), num_devices=sharding.num_row_shards(mesh)
+        )
         _check_decodes(source)
         return source
 
@@ -150,14 +167,15 @@ class Experiment:
         """Shapes and types of the student's parameters."""
         return jax.eval_shape(functools.partial(init_params, self.model), jax.random.key(0))
 
-    def zero_shot_student(self, *, texts: Sequence[Sequence[str]] | None = None) -> Params:
-        """The student before its first step, or one whose classifier is made of other `texts`."""
-        classifier = zero_shot.build_classifier(
-            spec=self.spec,
-            text_params=self.clip_params["text"],
-            tokenizer=self.tokenizer,
-            texts=self.texts if texts is None else texts,
-        )
+    def zero_shot_student(self, *, classifier: np.ndarray | None = None) -> Params:
+        """The student before its first step, or one with another classifier (E, K)."""
+        if classifier is None:
+            classifier = zero_shot.build_classifier(
+                spec=self.spec,
+                text_params=self.clip_params["text"],
+                tokenizer=self.tokenizer,
+                texts=self.texts,
+            )
         return init_student(
             self.model,
             self.clip_params["vision"],
@@ -165,8 +183,8 @@ class Experiment:
             jax.random.key(self.config.seed),
         )
 
-    def train_batches(self, source: Source, *, start_step: int) -> pipeline.Loader:
-        """This process's training batches from a step on."""
+    def train_batches(self, source: Source, *, mesh: Mesh, start_step: int) -> pipeline.Loader:
+        """This process's training batches from a step on, to be put together by `to_mesh`."""
         config, view = self.config, self.config.strong_view
         mean = [min(255, round(255 * value)) for value in self.spec.image_mean]
         return pipeline.train_loader(
@@ -185,25 +203,26 @@ class Experiment:
             seed=config.seed,
             num_epochs=config.epochs,
             start_step=start_step,
-            **self._loader_keywords(),
+            **self._loader_keywords(mesh),
         )
 
-    def eval_batches(self, source: Source) -> pipeline.Loader:
-        """This process's evaluation batches."""
-        devices = jax.device_count()
+    def eval_batches(self, source: Source, *, mesh: Mesh) -> pipeline.Loader:
+        """This process's evaluation batches, to be put together by `to_mesh`."""
+        devices = sharding.num_row_shards(mesh)
         return pipeline.eval_loader(
             source,
             # The end is padded anyway: so is a batch that the devices don't divide.
             batch_size=-(-self.config.batch_size // devices) * devices,
             image_size=self.config.image_size,
-            **self._loader_keywords(),
+            **self._loader_keywords(mesh),
         )
 
-    def _loader_keywords(self) -> dict[str, Any]:
+    def _loader_keywords(self, mesh: Mesh) -> dict[str, Any]:
         loader = self.config.loader
+        part, num_parts = sharding.process_rows(mesh)
         return {
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
+            "process_index": part,
+            "process_count": num_parts,
             "num_threads": loader.num_threads,
             "num_workers": loader.num_workers,
             "prefetch": loader.prefetch,

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from must_jax import distributed
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import UserError
 from must_jax.inspection.runner import inspect_run
@@ -28,9 +30,17 @@ _MODE = flags.DEFINE_enum(
     "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
     "show in a page what the run will see and do.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0 of several, where no TPU pod, SLURM or GKE tells: docs/scaling.md.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; 1: alone, in any cluster.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
 
 EXIT_USER_ERROR = 2
+EXIT_FAILURE = 1
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,6 +59,13 @@ def main(argv: Sequence[str]) -> None:
         config = read_config(os.path.join(workdir, CONFIG_FILE))
     if config is None:
         raise UserError("--config is missing; give a config file, such as configs/digits.py")
+    distributed.initialize(
+        coordinator_address=_COORDINATOR.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    if _DISABLE_JIT.value and distributed.is_running():
+        raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
     modes = {"train": train, "eval": score, "zeroshot": score_zero_shot, "inspect": inspect_run}
     modes[_MODE.value](config, workdir)
 
@@ -101,7 +118,16 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             return function(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            distributed.announce(error)
+            if distributed.is_running():
+                distributed.end(EXIT_USER_ERROR)
             sys.exit(EXIT_USER_ERROR)
+        except Exception as error:
+            if not distributed.is_running():
+                raise
+            traceback.print_exc()
+            distributed.announce(error)
+            distributed.end(EXIT_FAILURE)
 
     return reporting
 

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from must_jax.data.decode import UndecodableImageError
-from must_jax.data.sources import Source, decode_record
-from must_jax.errors import UserError, one_line
+from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
 from must_jax.scores import IN_WORDS, Scores, fields
 
@@ -102,34 +100,3 @@ class Progress:
         started = time.perf_counter()
         yield
         self._logged += time.perf_counter() - started
-
-
-class FailedImages:
-    """The records of a source that did not decode: each is named once, with the reason."""
-
-    def __init__(self, source: Source, *, records: list[int]):
-        """`records` are known to have failed already."""
-        self._source = source
-        self.records = set(records)
-
-    def note(self, failed: np.ndarray) -> None:
-        """Takes a batch's `failed` (b,)."""
-        for record in sorted(set(failed[failed >= 0].tolist()) - self.records):
-            self.records.add(record)
-            try:
-                decode_record(self._source, record)
-            except UndecodableImageError as error:
-                print(one_line(f"skipped {error}"), flush=True)
-
-    def check(self, *, max_fraction: float) -> None:
-        """Ends the run when more than a share of the images failed.
-
-        Raises:
-          UserError: they did.
-        """
-        if len(self.records) > max_fraction * len(self._source):
-            raise UserError(
-                f"{len(self.records)} of the {len(self._source)} images in {self._source.path} do "
-                "not decode (named above), more than config.loader.max_failed_fraction allows; "
-                "mend or remove them, or raise it"
-            )

@@ -7,7 +7,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from must_jax import sharding
-from must_jax.checkpoint import restore
+from must_jax.checkpoint import latest_step, restore
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
@@ -15,7 +15,7 @@ from must_jax.experiment import Experiment, build
 from must_jax.metrics import write_json
 from must_jax.progress import percent, say
 from must_jax.scores import IN_WORDS, NOTED, fields
-from must_jax.state import state_shapes
+from must_jax.state import Params, state_shapes
 
 Result = dict[str, Any]
 
@@ -32,13 +32,14 @@ def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
       UserError: the input is bad, or `workdir` has no checkpoint.
     """
     experiment = build(config)
-    mesh = sharding.make_mesh()
+    mesh = experiment.make_mesh()
     evaluator, source = _evaluator(experiment, mesh)
     shapes = experiment.student_shapes()
     keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
     like = state_shapes(shapes, optimizer=keywords["optimizer"])
-    state, _ = restore(workdir, like, sharding=sharding.replicated(mesh))
-    zero_shot = sharding.replicate(experiment.zero_shot_student(), mesh)
+    step = latest_step(workdir)
+    state, _ = restore(workdir, like, step=step, shardings=sharding.state_shardings(mesh, like))
+    zero_shot = _zero_shot(experiment, mesh)
     scores = evaluator(zeroshot=zero_shot, student=state.params, teacher=state.teacher_params)
     metric = config.eval_metric
     result: Result = {
@@ -68,14 +69,14 @@ def score_zero_shot(config: ml_collections.ConfigDict, workdir: str) -> Result:
       UserError: the input is bad, or `workdir` cannot be written.
     """
     experiment = build(config)
-    mesh = sharding.make_mesh()
+    mesh = experiment.make_mesh()
     evaluator, source = _evaluator(experiment, mesh)
     if workdir:
         try:
             os.makedirs(workdir, exist_ok=True)
         except OSError as error:
             raise UserError(f"{workdir} cannot be written ({error.strerror})") from error
-    scores = evaluator(zeroshot=sharding.replicate(experiment.zero_shot_student(), mesh))
+    scores = evaluator(zeroshot=_zero_shot(experiment, mesh))
     result: Result = {
         **fields(scores),
         "eval_metric": config.eval_metric,
@@ -95,6 +96,11 @@ def score_zero_shot(config: ml_collections.ConfigDict, workdir: str) -> Result:
         written = f"; written to {workdir}/zeroshot.json"
     say(f"zero-shot {', '.join(told)} on {len(source)} images of {source.path}{written}")
     return result
+
+
+def _zero_shot(experiment: Experiment, mesh: Mesh) -> Params:
+    student = experiment.zero_shot_student()
+    return sharding.put(student, sharding.state_shardings(mesh, student))
 
 
 def _evaluator(experiment: Experiment, mesh: Mesh) -> tuple[Evaluator, Source]:

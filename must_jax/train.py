@@ -9,17 +9,18 @@ from typing import Any
 import jax
 import ml_collections
 
-from must_jax import sharding
+from must_jax import distributed, sharding
 from must_jax.checkpoint import Checkpoints, digest, latest_step, restore
+from must_jax.compile import first_state, jit_train_step
 from must_jax.config import flat_fields, read_config
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
+from must_jax.failed_images import FailedImages
 from must_jax.metrics import MetricWriter, write_json
-from must_jax.progress import FailedImages, Progress, percent, say
+from must_jax.progress import Progress, percent, say
 from must_jax.scores import IN_WORDS, NOTED, fields
 from must_jax.state import init_state, state_shapes
-from must_jax.train_step import train_step
 
 Result = dict[str, Any]
 CONFIG_FILE = "config.json"
@@ -39,8 +40,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     """
     started = time.perf_counter()
     experiment = build(config)
-    source = experiment.train_source()
-    mesh = sharding.make_mesh()
+    mesh = experiment.make_mesh()
+    source = experiment.train_source(mesh)
     evaluator = Evaluator(experiment, mesh)
     steps_per_epoch = len(source) // config.batch_size
     num_steps = config.epochs * steps_per_epoch
@@ -48,31 +49,36 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     say(
         f"{len(source)} images{labelled}, {len(experiment.classes.names)} classes, "
         f"{len(experiment.templates)} templates, {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device(s)"
+        f"{jax.devices()[0].device_kind} device(s){_told(mesh)}"
     )
     shapes = experiment.student_shapes()
     keywords = experiment.step_keywords(shapes, steps_per_epoch=steps_per_epoch)
-    run_step = jax.jit(
-        functools.partial(train_step, **keywords),
-        donate_argnums=0,
-        out_shardings=sharding.replicated(mesh),
-    )
+    run_step = jit_train_step(mesh, shapes, **keywords)
     # What a checkpoint's step means, and what its zero-shot accuracy was measured on.
     records = {"images": len(source), "batch_size": config.batch_size, "seed": config.seed}
+    distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
+    distributed.require_same({"the number of training images": len(source)})
     first_step = latest_step(workdir) or 0
     if first_step:
         like = state_shapes(shapes, optimizer=keywords["optimizer"])
-        state, notes = restore(workdir, like, sharding=sharding.replicated(mesh))
+        shardings = sharding.state_shardings(mesh, like)
+        state, notes = restore(workdir, like, step=first_step, shardings=shardings)
         _check_resumable(workdir, records, notes["records"], step=first_step, num_steps=num_steps)
         say(f"resuming {workdir} at step {first_step} of {num_steps}")
     else:
         student = experiment.zero_shot_student()
-        state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
+        if jax.process_count() > 1:
+            distributed.require_same({"the SHA-256 of the first parameters": digest(student)})
+        init = functools.partial(init_state, optimizer=keywords["optimizer"])
+        state = first_state(mesh, student, init=init)
         notes = {"seconds": 0.0, "failed_records": []}
     test = evaluator.source.path if evaluator.source else None
     if "zeroshot" not in notes or notes["test"] != test:
         # At the start, or a resumed run is scored on other images than before.
-        student = experiment.zero_shot_student() if first_step else state.params
+        student = state.params
+        if first_step:
+            student = experiment.zero_shot_student()
+            student = sharding.put(student, sharding.state_shardings(mesh, student))
         zero_shot = fields(evaluator(zeroshot=student))
         notes |= {"test": test, "zeroshot": zero_shot, "best_by_labels": None}
     notes["records"] = records
@@ -83,11 +89,15 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     failed = FailedImages(source, records=notes["failed_records"])
     scores = None
     with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(experiment.train_batches(source, start_step=first_step))
+        batches = stack.enter_context(
+            experiment.train_batches(source, mesh=mesh, start_step=first_step)
+        )
         checkpoints = Checkpoints(workdir, to_keep=config.checkpoints_to_keep)
         stack.callback(checkpoints.close)
         _write_config(workdir, config)
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir, step=first_step)))
+        # Entered last: others hear of an exception before anything here is closed.
+        stack.enter_context(distributed.ending_together())
         progress = Progress(
             writer,
             first_step=first_step,
@@ -99,11 +109,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         )
         for step, batch in enumerate(batches, start=first_step + 1):
             failed.note(batch["failed"])
-            failed.check(max_fraction=config.loader.max_failed_fraction)
             arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
             state, metrics = run_step(state, sharding.to_mesh(arrays, mesh))
             progress.step(step, metrics)
             epoch, past_epoch = divmod(step, steps_per_epoch)
+            if not past_epoch or step % config.log_every_steps == 0:
+                # Processes talk about it now and then, not in every step.
+                failed.share()
+                failed.check(max_fraction=config.loader.max_failed_fraction)
             if past_epoch:
                 continue
             last = step == num_steps
@@ -142,6 +155,14 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         f"checkpoints are in {workdir}"
     )
     return result
+
+
+def _told(mesh: jax.sharding.Mesh) -> str:
+    """What a mesh of more than the `data` axis, or of several processes, adds to the first line."""
+    sizes = " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+    several = jax.process_count() > 1
+    processes = f" of {jax.process_count()} processes" if several else ""
+    return processes + (f", as {sizes}" if several or mesh.shape["data"] < mesh.size else "")
 
 
 def _check_resumable(

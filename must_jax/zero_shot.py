@@ -1,7 +1,7 @@
 """The zero-shot classifier: the texts of each class through the text tower, averaged."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +18,17 @@ from must_jax.tokenizer import Tokenizer, tokenize
 BATCH_SIZE = 256
 
 
-def embed_texts(
+def embedded_batches(
     token_ids: np.ndarray,
     *,
     spec: ClipSpec,
     text_params: Mapping[str, Any],
     batch_size: int = BATCH_SIZE,
-) -> np.ndarray:
-    """Unit-length embeddings (texts, E) of token ids (texts, context length), float32."""
+) -> Iterator[jax.Array]:
+    """Unit-length embeddings (B, E) of token ids (texts, context length), batch after batch.
+
+    B is `batch_size`, or less for the last one. Each is computed when it is asked for.
+    """
     length = spec.text.context_length
     if spec.text.is_causal:
         # What follows the end of the longest text changes nothing.
@@ -43,8 +46,23 @@ def embed_texts(
     on_device = jax.tree.map(jnp.asarray, text_params)
     # The last batch is filled up, so that one compiled program serves all.
     padded = np.concatenate([token_ids, np.repeat(token_ids[-1:], -count % size, axis=0)])
-    batches = [encode(on_device, padded[i : i + size]) for i in range(0, len(padded), size)]
-    return np.concatenate([np.asarray(batch) for batch in batches])[:count]
+    for start in range(0, count, size):
+        yield encode(on_device, padded[start : start + size])[: count - start]
+
+
+def embed_texts(
+    token_ids: np.ndarray,
+    *,
+    spec: ClipSpec,
+    text_params: Mapping[str, Any],
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """Unit-length embeddings (texts, E) of token ids (texts, context length), float32."""
+    # All are under way before the first is waited for.
+    batches = list(
+        embedded_batches(token_ids, spec=spec, text_params=text_params, batch_size=batch_size)
+    )
+    return np.concatenate([np.asarray(batch) for batch in batches])
 
 
 def average_texts(embeddings: np.ndarray, counts: Sequence[int]) -> np.ndarray:

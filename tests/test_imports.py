@@ -12,12 +12,15 @@ LAYERS = [
     {"main"},
     {"train", "score", "inspection"},
     {"evaluate"},
-    {"experiment", "progress"},
+    {"failed_images"},
+    {"experiment", "progress", "compile"},
+    {"eval_step"},
     {"train_step", "zero_shot"},
     {"state", "checkpoint"},
     {"convert", "tokenizer"},
-    {"models", "data", "losses", "optimizer", "sharding", "metrics", "scores", "recipes"},
-    {"config", "class_names"},
+    {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes"},
+    {"sharding"},
+    {"config", "class_names", "distributed"},
     {"errors"},
 ]
 # Within a layer: what may import what.

@@ -15,7 +15,7 @@ from PIL import Image
 
 from must_jax.errors import UserError
 from must_jax.experiment import build
-from must_jax.inspection import predict, runner
+from must_jax.inspection import classifier, runner
 from must_jax.models import encode
 from must_jax.train import train
 
@@ -58,7 +58,9 @@ def expected_predictions(fields):
     student = experiment.zero_shot_student()
     mean, std = np.array(experiment.spec.image_mean), np.array(experiment.spec.image_std)
     found = {"confidence": [], "predicted": [], "record": [], "label": []}
-    with experiment.train_batches(experiment.train_source(), start_step=0) as batches:
+    mesh = experiment.make_mesh()
+    source = experiment.train_source(mesh)
+    with experiment.train_batches(source, mesh=mesh, start_step=0) as batches:
         for _ in range(len(batches) // fields.epochs):
             batch = next(batches)
             images = ((batch["image_weak"] / 255 - mean) / std).astype(np.float32)
@@ -165,9 +167,13 @@ def test_a_run_starts_where_it_was_inspected_and_can_be_inspected_again(inputs, 
 
 
 def test_when_time_is_up_one_batch_has_been_predicted(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "PREDICT_SECONDS", 0)
+    monkeypatch.setattr(runner, "SECONDS", 0)
+    monkeypatch.setattr(classifier, "BATCH_SIZE", 2)
     report = runner.inspect_run(config_of(inputs), str(tmp_path))
     assert len(report.predictions.confidence) == 8
+    assert len(report.cards) == 8
+    assert (report.prompts_used, report.prompts.count) == (4, 6)  # the least that has every class
+    assert "4 of the 6 prompts" in (tmp_path / "inspect.html").read_text()
 
 
 def test_bad_input_writes_nothing(inputs, tmp_path):
@@ -181,14 +187,23 @@ def test_bad_input_writes_nothing(inputs, tmp_path):
         runner.inspect_run(config_of(inputs), str(tmp_path / "file" / "run"))
 
 
-def test_texts_are_thinned_evenly(monkeypatch):
-    monkeypatch.setattr(predict, "MAX_TEXTS", 30)
+def test_classes_take_turns_with_their_texts():
     texts = [[f"{i}" for i in range(80)], ["one"], ["a", "b", "c"]]
-    thin = predict.thinned(texts)
-    assert thin[0] == [str(place) for place in range(4, 80, 8)]
-    assert thin[1:] == texts[1:]
-    monkeypatch.setattr(predict, "MAX_TEXTS", 3)
-    assert [len(of_class) for of_class in predict.thinned(texts)] == [4, 1, 3]
+    turns = classifier.in_turns(texts)
+    assert [label for label, _ in turns] == [0, 1, 2, 0, 2, 0, 2] + 77 * [0]
+    assert sorted(turns) == sorted((i, text) for i, said in enumerate(texts) for text in said)
+    # The first of a long list are from all over it.
+    few = sorted(int(text) for label, text in turns[:15] if label == 0)
+    assert max(np.diff([0, *few, 80])) < 20
+
+
+def test_a_classifier_with_time_enough_is_the_run_s(inputs, monkeypatch):
+    monkeypatch.setattr(classifier, "BATCH_SIZE", 4)
+    experiment = build(config_of(inputs))
+    columns, used = classifier.zero_shot_classifier(experiment, seconds=1e9)
+    assert used == 6
+    expected = experiment.zero_shot_student()["classifier"]
+    np.testing.assert_allclose(columns, expected, rtol=0, atol=1e-6)  # sums in another order
 
 
 @pytest.mark.multiprocess

@@ -161,7 +161,7 @@ def test_a_few_steps_on_the_data_set_as_it_lies_on_disk(
 
     experiment = build(config)
     for source, expected in [
-        (experiment.train_source(), places),
+        (experiment.train_source(experiment.make_mesh()), places),
         (experiment.test_source(), places[:9]),
     ]:
         assert sorted(source.labels[i] for i in range(len(source))) == list(expected)

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
-from jax.sharding import Mesh
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from must_jax import sharding
@@ -87,11 +86,8 @@ def predictions(experiment, student):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_an_evaluation_counts_each_image_once_on_any_number_of_devices(
-    uneven, num_devices, monkeypatch
-):
-    monkeypatch.setattr(jax, "device_count", lambda: num_devices)
-    mesh = Mesh(np.array(jax.devices()[:num_devices]), ("data",))
+def test_an_evaluation_counts_each_image_once_on_any_number_of_devices(uneven, num_devices):
+    mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
     experiment = build(uneven)
     student = experiment.zero_shot_student()
     scores = Evaluator(experiment, mesh)(zeroshot=sharding.replicate(student, mesh))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tiny_run
 import torch
-from jax.sharding import AxisType, Mesh
 from siglip_checkpoints import TINY, make_siglip, save_siglip
 
 from must_jax import sharding
@@ -172,7 +171,7 @@ def test_eight_devices_do_the_step_of_one(setup):
     student, keywords, batch = setup
     results = []
     for devices in (1, 8):
-        mesh = Mesh(jax.devices()[:devices], ("data",), axis_types=(AxisType.Auto,))
+        mesh = sharding.make_mesh(devices=jax.devices()[:devices])
         state = sharding.replicate(init_state(student, optimizer=keywords["optimizer"]), mesh)
         placed = sharding.to_mesh(jax.device_get(batch), mesh)
         step = jax.jit(

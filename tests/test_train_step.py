@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from must_jax import sharding
 from must_jax.train_step import compute_losses, known_accuracy, normalize, train_step
@@ -59,7 +58,7 @@ def test_unknown_labels_count_neither_way(labels, expected):
 
 
 def one_device_mesh():
-    return Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
+    return sharding.make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,8 +23,7 @@ from must_jax.models import VisionTransformer, encode
 from must_jax.state import Params
 from must_jax.train_step import Batch, Method, normalize
 
-BATCH_SIZE = 32  # small, so that the clock is looked at often
-MAX_TEXTS, MIN_TEXTS_OF_CLASS = 2048, 4  # that the inspection's classifier is made of
+BATCH_SIZE = 8  # small, so that the clock is looked at often
 SHEET_IMAGES = 12
 
 _VIEWS = ("image_weak", "image_strong", "patch_mask")
@@ -32,35 +31,22 @@ _VIEWS = ("image_weak", "image_strong", "patch_mask")
 HostBatch = dict[str, np.ndarray]
 
 
-def thinned(texts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """About `MAX_TEXTS` of the texts of all classes, spread evenly over those of each class.
-
-    At least `MIN_TEXTS_OF_CLASS` of each class stay, where it has as many.
-    """
-    share = max(MIN_TEXTS_OF_CLASS, MAX_TEXTS // len(texts))
-    thin = []
-    for of_class in texts:
-        count = min(len(of_class), share)
-        thin.append([of_class[(2 * i + 1) * len(of_class) // (2 * count)] for i in range(count)])
-    return thin
-
-
 def first_batches(
-    experiment: Experiment, source: Source, *, seconds: float, max_images: int
+    experiment: Experiment, source: Source, *, mesh: Mesh, seconds: float, max_images: int
 ) -> Iterator[HostBatch]:
     """The run's first images in small batches, until the time is up.
 
     Views, masks and their order depend on neither the batch size nor the number of epochs, so
     these are the images that the run begins with.
     """
-    devices = jax.device_count()
+    devices = sharding.num_row_shards(mesh)
     config = experiment.config.copy_and_resolve_references()
     config.batch_size = min(config.batch_size, -(-BATCH_SIZE // devices) * devices)
     config.epochs = 1
     small = dataclasses.replace(experiment, config=config)
     started = time.perf_counter()
     num_images = 0
-    with small.train_batches(source, start_step=0) as batches:
+    with small.train_batches(source, mesh=mesh, start_step=0) as batches:
         for batch in batches:
             yield batch
             num_images += config.batch_size
@@ -105,7 +91,7 @@ class Predictor:
 
         The latter are some more than `SHEET_IMAGES` where the devices don't divide that.
         """
-        devices = self._mesh.size
+        devices = sharding.num_row_shards(self._mesh)
         num_kept = -(-SHEET_IMAGES // devices) * devices
         found: list[HostBatch] = []
         kept: list[HostBatch] = []

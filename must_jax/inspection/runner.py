@@ -15,7 +15,7 @@ from must_jax.checkpoint import latest_step, restore
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
-from must_jax.inspection import images, names, page, predict, prompts
+from must_jax.inspection import classifier, images, names, page, predict, prompts
 from must_jax.inspection.facts import RunFacts, start_weight
 from must_jax.inspection.report import Report
 from must_jax.inspection.warnings import warnings
@@ -24,12 +24,16 @@ from must_jax.progress import percent, say
 from must_jax.state import TrainState, state_shapes
 
 PAGE, NUMBERS = "inspect.html", "inspect.json"
-MAX_SURVEYED, SURVEY_SECONDS = 2000, 8.0
-MAX_PREDICTED, PREDICT_SECONDS = 1024, 30.0
+MAX_SURVEYED, MAX_PREDICTED = 2000, 2048
+
+# Of a minute, the rest being start-up, compilation, and batches that are under way at their end.
+SECONDS = 40.0
+# Of what is then left of it. The contact sheet's images come last.
+SURVEY_SHARE, TEXTS_SHARE, PREDICT_SHARE = 0.15, 0.3, 0.6
 
 
 def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
-    """Inspects the run that `config` and `workdir` stand for, in a minute or two.
+    """Inspects the run that `config` and `workdir` stand for, in a minute.
 
     Writes inspect.html and inspect.json under `workdir`, and nothing else.
 
@@ -37,28 +41,39 @@ def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
       UserError: the input is bad, and nothing was written.
     """
     started = time.perf_counter()
+
+    def seconds(share: float) -> float:
+        return share * max(0.0, SECONDS - (time.perf_counter() - started))
+
     if jax.process_count() > 1:
         raise UserError("--mode=inspect runs in one process; start it on one machine alone")
     experiment = build(config)
-    source = experiment.train_source()
+    mesh = experiment.make_mesh()
+    source = experiment.train_source(mesh)
     test_source = experiment.test_source()
-    mesh = sharding.make_mesh()
     state = _checkpoint(experiment, workdir, mesh)
-    say(f"inspecting {source.path}, which takes a minute or two")
+    say(f"inspecting {source.path}, which takes up to a minute")
 
     survey = images.survey(
         images.look_at(
             source,
             images.spread(len(source), MAX_SURVEYED),
-            seconds=SURVEY_SECONDS,
+            seconds=seconds(SURVEY_SHARE),
             num_threads=max(1, config.loader.num_threads),
         )
     )
-    texts = predict.thinned(experiment.texts)
-    student = sharding.replicate(experiment.zero_shot_student(texts=texts), mesh)
+    columns, prompts_used = classifier.zero_shot_classifier(
+        experiment, seconds=seconds(TEXTS_SHARE)
+    )
+    student = experiment.zero_shot_student(classifier=columns)
+    student = sharding.put(student, sharding.state_shardings(mesh, student))
     predictor = predict.Predictor(experiment, mesh)
     batches = predict.first_batches(
-        experiment, source, seconds=PREDICT_SECONDS, max_images=MAX_PREDICTED
+        experiment,
+        source,
+        mesh=mesh,
+        seconds=seconds(PREDICT_SHARE),
+        max_images=MAX_PREDICTED,
     )
     num_classes = len(experiment.classes.names)
     predictions, shown = predictor.predictions(student, batches, num_classes=num_classes)
@@ -81,8 +96,8 @@ def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
         ),
         survey=survey,
         predictions=predictions,
-        prompts_used=sum(map(len, texts)),
-        near=names.near_names(np.asarray(student["classifier"]), experiment.classes.synonyms),
+        prompts_used=prompts_used,
+        near=names.near_names(columns, experiment.classes.synonyms),
         prompts=_prompts(experiment),
         cards=cards,
         seconds=time.perf_counter() - started,
@@ -93,9 +108,11 @@ def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
 
 
 def _checkpoint(experiment: Experiment, workdir: str, mesh: jax.sharding.Mesh) -> TrainState | None:
-    if latest_step(workdir) is None:
+    step = latest_step(workdir)
+    if step is None:
         return None
-    state, _ = restore(workdir, _state_shapes(experiment), sharding=sharding.replicated(mesh))
+    like = _state_shapes(experiment)
+    state, _ = restore(workdir, like, step=step, shardings=sharding.state_shardings(mesh, like))
     return state
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from must_jax.models.spec import TowerSpec
+from must_jax.sharding import gathered, regathering, split_rows
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -94,7 +95,11 @@ def run_blocks(module: nn.Module, x: jax.Array, *, spec: TowerSpec, is_causal: b
         return jax.vmap(lambda key: block.init(key, x)["params"])(keys)
 
     def step(x: jax.Array, layer: Any) -> tuple[jax.Array, None]:
-        return cast(jax.Array, block.apply({"params": layer}, x)), None
+        params = gathered(layer, layer=True, dtype=x.dtype)
+        return split_rows(cast(jax.Array, block.apply({"params": params}, split_rows(x)))), None
 
+    policy = regathering()
+    if policy is not None:
+        step = jax.checkpoint(step, prevent_cse=False, policy=policy)
     x, _ = jax.lax.scan(step, x, module.param("blocks", init))
     return x

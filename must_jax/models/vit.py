@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from must_jax.models.layers import l2_normalize, layer_norm, run_blocks
 from must_jax.models.pooling import AttentionPool, ClassTokenPool
 from must_jax.models.spec import VisionSpec
+from must_jax.sharding import gathered
 
 
 @flax.struct.dataclass
@@ -145,4 +146,4 @@ def encode(
     patch_mask: jax.Array | None = None,
 ) -> VisionOutput:
     """`model` with `params` on images (B, R, R, 3), and a patch mask (B, N) or None."""
-    return cast(VisionOutput, model.apply({"params": params}, images, patch_mask))
+    return cast(VisionOutput, model.apply({"params": gathered(params)}, images, patch_mask))

@@ -1,0 +1,33 @@
+"""One step of an evaluation: how many images of a batch are classified right."""
+
+import jax
+import jax.numpy as jnp
+
+from must_jax.models import VisionTransformer, encode
+from must_jax.state import Params
+from must_jax.train_step import Batch, normalize
+
+
+def count_right(
+    params: Params,
+    batch: Batch,
+    *,
+    model: VisionTransformer,
+    image_mean: tuple[float, float, float],
+    image_std: tuple[float, float, float],
+) -> jax.Array:
+    """Of each class, how many valid images have the largest logit at it, and how many there are.
+
+    Args:
+      params: the student's or the teacher's.
+      batch: `image` (B, R, R, 3) uint8, `label` (B,) int32, `valid` (B,) bool.
+
+    Returns:
+      (2, K) int32, over the global batch.
+    """
+    images = normalize(batch["image"], mean=image_mean, std=image_std)
+    logits = encode(model, params, images).logits
+    right = jnp.argmax(logits, axis=-1) == batch["label"]
+    is_label = batch["label"][:, None] == jnp.arange(logits.shape[-1])[None]
+    of_class = is_label & batch["valid"][:, None]
+    return jnp.stack([jnp.sum(of_class & right[:, None], axis=0), jnp.sum(of_class, axis=0)])
