@@ -7,6 +7,8 @@ import tarfile
 import fsspec
 import numpy as np
 import pytest
+import tfds_data
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from must_jax.data import files
@@ -163,3 +165,75 @@ def test_a_name_with_brackets_is_taken_as_it_is(tmp_path):
     assert files.expand(f"{tmp_path}/a?.csv") == [f"{tmp_path}/a1.csv"]
     assert files.read_range(f"{tmp_path}/a1.csv", 2, 3) == b"th\n"
     assert np.frombuffer(files.read_range(f"{tmp_path}/a1.csv", 6, 9), np.uint8).size == 1
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/must_jax"
+
+
+def _record_file(images, path):
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for image in images:
+        writer.write(image)
+    writer.close()
+    return path.read_bytes()
+
+
+def test_array_record_shards_are_copied_once(bucket, cache, tmp_path, monkeypatch):
+    system = fsspec.filesystem("memory")
+    for shard in range(2):
+        images = [_png(10 * shard + i) for i in range(3)]
+        system.pipe(f"/bucket/s-{shard}.array_record", _record_file(images, tmp_path / "x"))
+    url = f"{bucket}/s-*.array_record"
+    source = open_source(url)
+    assert [source.read(record) for record in (0, 5)] == [_png(0), _png(12)]
+    assert source.name_of(5) == f"{bucket}/s-1.array_record[2]"
+    copies = sorted(cache.rglob("*.array_record"))
+    assert copies == [cache / f"memory/bucket/s-{shard}.array_record" for shard in range(2)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(system), "get_file", None)  # nothing more is fetched
+        assert open_source(url).read(5) == _png(12)
+    # Another file of the same name, and even of the same size.
+    data = _record_file([_png(200)] * 3, tmp_path / "x")
+    assert len(data) == copies[1].stat().st_size
+    system.pipe("/bucket/s-1.array_record", data)
+    assert open_source(url).read(5) == _png(200)
+
+
+def test_a_copy_that_cannot_be_made(bucket, cache, tmp_path):
+    cache.parent.mkdir()
+    cache.touch()
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/x.array_record", b"no records")
+    with pytest.raises(UserError, match=r"x\.array_record: cannot be copied to .*must_jax"):
+        open_source(f"{bucket}/x.array_record")
+    cache.unlink()
+    with pytest.raises(UserError, match=r"x\.array_record: can't be read"):
+        open_source(f"{bucket}/x.array_record")
+    system.pipe("/bucket/s.array_record", _record_file([_png(0)], tmp_path / "x"))
+    with pytest.raises(UserError, match=r"y\.array_record: cannot be copied to "):
+        open_source(f"{bucket}/{{s,y}}.array_record")
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "parquet"])
+def test_a_tfds_data_set_of_which_one_split_is_copied(bucket, cache, tmp_path, file_format):
+    splits = {"train": [(_png(i), i % 2) for i in range(4)], "test": [(_png(9), 1)]}
+    names = {"names": ["cat", "dog"]}
+    builder = tfds_data.write(tmp_path / "x", splits, names=names, file_format=file_format)
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path / "x"), "/bucket/tfds", recursive=True)
+    keywords = {"tfds": "shapes", "data_dir": f"{bucket}/tfds", "classes": CLASSES}
+    source = open_source("train[1:3]", labels="required", **keywords)
+    local = open_source(
+        "train[1:3]", labels="required", **keywords | {"data_dir": str(tmp_path / "x")}
+    )
+    assert [source.read(i) for i in range(2)] == [local.read(i) for i in range(2)]
+    copied = {path.name.removesuffix(".version") for path in cache.rglob("*") if path.is_file()}
+    assert copied == {
+        path.name for path in builder.data_path.iterdir() if "-test." not in path.name
+    }
+    with pytest.raises(UserError, match="'cifar10' is not prepared in memory://bucket/tfds"):
+        open_source("train", **keywords | {"tfds": "cifar10"})

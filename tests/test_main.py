@@ -48,6 +48,46 @@ def run(*flags):
     return finish(start(*flags))
 
 
+# Each command in a process of its own, which a single one that has imported everything becomes.
+FORKED = """
+import json, os, sys, tempfile
+from must_jax import main
+outcomes = []
+for arguments in json.load(sys.stdin):
+    files = [tempfile.TemporaryFile("w+") for _ in range(2)]
+    child = os.fork()
+    if not child:
+        for number, file in enumerate(files, start=1):
+            os.dup2(file.fileno(), number)
+        sys.argv = ["must_jax", *arguments]
+        main.run()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    told = []
+    for file in files:
+        file.seek(0)
+        told.append(file.read())
+    outcomes.append([code, *told])
+print(json.dumps(outcomes))
+"""
+
+
+def forked(commands):
+    """Exit code, stdout and stderr of each."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED],
+        input=json.dumps([[str(flag) for flag in flags] for flags in commands]),
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def finished(inputs, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
@@ -83,28 +123,24 @@ def test_eval_needs_the_workdir_alone(finished):
     )
 
 
-@pytest.fixture(scope="module")
-def one_epoch(inputs, tmp_path_factory):
-    """The metrics of a run of one epoch, compiled."""
-    workdir = tmp_path_factory.mktemp("runs") / "one_epoch"
-    code, _, stderr = run(
-        f"--config={inputs}/config.py", f"--workdir={workdir}", "--config.epochs=1"
-    )
-    assert code == 0, stderr
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_without_jit_the_same_command_runs(inputs, one_epoch, tmp_path):
+def test_without_jit_the_same_command_runs(inputs, tmp_path):
     flags = [
         f"--config={inputs}/config.py",
-        f"--workdir={tmp_path}/run",
+        "--config.dataset.test=",
+        "--config.batch_size=16",
         "--config.epochs=1",
         "--config.loader.num_threads=0",
     ]
-    code, _, stderr = run(*flags, "--disable_jit")
-    assert code == 0, stderr
-    jitted = one_epoch[0]
-    plain = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    commands = {"jitted": [], "plain": ["--disable_jit"]}
+    started = [start(*flags, f"--workdir={tmp_path}/{n}", *more) for n, more in commands.items()]
+    for process in started:
+        code, _, stderr = finish(process)
+        assert code == 0, stderr
+    jitted, plain = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])
+        for name in commands
+    )
+    assert plain["step"] == jitted["step"] == 2
     for name in ("loss_self_train", "loss_fair", "loss_mim", "loss_align", "loss"):
         # Two steps in: float32 roundings in another order, and what Adam makes of the first ones.
         assert plain[f"train/{name}"] == pytest.approx(jitted[f"train/{name}"], rel=1e-4), name
@@ -180,14 +216,16 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
         "zero-shot of nothing": (["--mode=zeroshot"], "--config is missing"),
         "eval of nothing": (["--mode=eval", base[1]], "config.json cannot be read"),
     }
-    # Two at a time: most of a refusal's time is spent importing.
-    names = list(commands)
-    for pair in zip(names[::2], [*names[1::2], None], strict=False):
-        for name, process in [(n, start(*commands[n][0])) for n in pair if n]:
-            code, stdout, stderr = finish(process)
-            assert code == 2, (name, code, stderr)
-            assert commands[name][1] in stderr, (name, stderr)
-            assert stderr.startswith("error: "), (name, stderr)
-            assert len(stderr.splitlines()) == 1, (name, stderr)
-            assert not stdout, (name, stdout)
+    for name, outcome in zip(commands, forked([c for c, _ in commands.values()]), strict=True):
+        code, stdout, stderr = outcome
+        assert code == 2, (name, code, stderr)
+        assert commands[name][1] in stderr, (name, stderr)
+        assert stderr.startswith("error: "), (name, stderr)
+        assert len(stderr.splitlines()) == 1, (name, stderr)
+        assert not stdout, (name, stdout)
+    assert run("--config.batchsize=8", *base) == (
+        2,
+        "",
+        "error: config has no field batchsize; did you mean batch_size?\n",
+    )
     assert not (tmp_path / "run").exists()

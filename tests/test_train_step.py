@@ -105,15 +105,6 @@ def test_eight_devices_take_the_confident_mean_over_the_global_batch(single):
     np.testing.assert_allclose(metrics["loss_self_train"], reference["steps/loss_st"][0], rtol=RTOL)
 
 
-def test_without_jit_the_losses_are_those_of_the_compiled_step(single):
-    state, keywords = golden.setup("k10")
-    with jax.disable_jit():
-        _, metrics = train_step(state, golden.batch("k10", 0), **keywords)
-    for name, expected in single[1].items():
-        # Fusion changes the order of float32 roundings, nothing else.
-        np.testing.assert_allclose(metrics[name], expected, rtol=RTOL, err_msg=name)
-
-
 def test_the_step_compiles_once_and_transfers_nothing_implicitly():
     mesh = sharding.make_mesh()
     state, keywords = golden.setup("k10")

@@ -42,7 +42,7 @@ def is_folder(path: str) -> bool:
     """Whether there is such a folder."""
     if not is_remote(path):
         return os.path.isdir(path)
-    with _remote(path) as (system, inner):
+    with remote(path) as (system, inner):
         return bool(system.isdir(inner))
 
 
@@ -50,7 +50,7 @@ def exists(path: str) -> bool:
     """Whether there is such a file or folder."""
     if not is_remote(path):
         return os.path.exists(path)
-    with _remote(path) as (system, inner):
+    with remote(path) as (system, inner):
         return bool(system.exists(inner))
 
 
@@ -61,7 +61,7 @@ def read_file(path: str) -> bytes:
         OSError: They can't be had.
     """
     if is_remote(path):
-        with _remote(path) as (system, inner):
+        with remote(path) as (system, inner):
             return bytes(system.cat_file(inner))
     with open(path, "rb") as file:
         return file.read()
@@ -74,7 +74,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
         OSError: They can't be had.
     """
     if is_remote(path):
-        with _remote(path) as (system, inner):
+        with remote(path) as (system, inner):
             return bytes(system.cat_file(inner, start=start, end=start + size))
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
@@ -89,7 +89,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         OSError: It can't be opened.
     """
     if is_remote(path):
-        with _remote(path) as (system, inner), system.open(inner, "rb") as file:
+        with remote(path) as (system, inner), system.open(inner, "rb") as file:
             yield cast(BinaryIO, file)
     else:
         with open(path, "rb", buffering=0) as raw:
@@ -102,7 +102,7 @@ def remote_files(folder: str) -> list[str]:
     Raises:
         OSError: It can't be listed.
     """
-    with _remote(folder) as (system, inner):
+    with remote(folder) as (system, inner):
         root = inner.strip("/")
         return [path.strip("/")[len(root) :].lstrip("/") for path in system.find(inner)]
 
@@ -127,7 +127,7 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     if not is_remote(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    with _remote(pattern) as (system, inner):
+    with remote(pattern) as (system, inner):
         # What a file system's own paths lack, or have, before the first folder.
         start = pattern[: len(pattern) - len(inner.lstrip("/"))]
         return sorted(f"{start}{path.lstrip('/')}" for path in system.glob(inner))
@@ -148,7 +148,7 @@ def _choices(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _remote(path: str) -> Iterator[tuple[Any, str]]:
+def remote(path: str) -> Iterator[tuple[Any, str]]:
     """The file system of a URL, and the path in it; its own kinds of errors become OSError."""
     import fsspec
     from fsspec.registry import known_implementations

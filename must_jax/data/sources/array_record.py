@@ -10,6 +10,7 @@ import numpy as np
 
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
+from must_jax.data.local_copies import local_copy
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example import parse_example
 from must_jax.data.sources.example_images import ExampleImages
@@ -41,7 +42,7 @@ class ArrayRecordShards(ExampleImages):
 
         Args:
             path: What a person calls the shards.
-            shards: Paths of ArrayRecord files.
+            shards: ArrayRecord files, paths or URLs; of the latter, copies are made.
             image_field: Feature with the image; empty for a usual name (`IMAGE_FIELDS`).
             label_field: Feature with the label, the name of a class or an integer; empty for a
                 usual one (`LABEL_FIELDS`). Where it is named, labels are never passed over.
@@ -50,9 +51,9 @@ class ArrayRecordShards(ExampleImages):
                 none.
 
         Raises:
-            UserError: A shard is remote, missing, damaged or cut short, there are more than may be
-                open, or no feature is an image;
-                labels are required, or named, and one is missing or no class.
+            UserError: A shard is missing, damaged or cut short, there are more than may be open,
+                or no feature is an image; labels are required, or named, and one is missing or
+                no class.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
@@ -60,13 +61,9 @@ class ArrayRecordShards(ExampleImages):
         self._shards = tuple(shards)
 
         def open_shard(shard: str) -> ArrayRecordDataSource:
-            if files.is_remote(shard):
-                raise UserError(
-                    f"{shard}: the ArrayRecord library reads local files only; copy the shards, or "
-                    "mount the bucket"
-                )
+            local = local_copy(shard)
             try:
-                return ArrayRecordDataSource(shard)
+                return ArrayRecordDataSource(local)
             # The library has no kinds of errors of its own.
             except Exception as error:
                 what = "can't be read" if files.exists(shard) else "no such file"

@@ -37,13 +37,13 @@ def open_source(
     Args:
         path: A folder; a `.csv`, `.tsv` or `.parquet` list; `.tar` or `.array_record` shards, with
             `*`, `{000..012}` or `{a,b}` for many; or with `tfds` a split, such as `train[:90%]`.
-            URLs such as `gs://bucket/images` too, except for ArrayRecord and TFDS.
+            URLs such as `gs://bucket/images` too.
         classes: What labels are looked up in; None for an unlabelled source.
         labels: "required" or "auto": whether images without labels are refused.
         image_field: Column, feature or ending of the image; empty for the usual ones.
         label_field: Column, feature or ending of the label; empty for the usual ones.
         tfds: Name of a TFDS data set, with config and version if need be.
-        data_dir: Where TFDS data sets lie; empty for TFDS's own place.
+        data_dir: Where TFDS data sets lie, a folder or URL; empty for TFDS's own place.
 
     Raises:
         UserError: There is nothing of the kind, or it can't be used as it is.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
+from must_jax.data.local_copies import local_copy, place_of
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
 from must_jax.data.sources.open_files import allow_open_files
 from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
 from must_jax.errors import UserError
+
+_SHARD = re.compile(r"-\d+-of-\d+$")
 
 
 class TfdsSplit(ExampleImages):
@@ -39,6 +43,7 @@ class TfdsSplit(ExampleImages):
             split: One of its splits, or a part or a sum: `train`, `train[:90%]`,
                 `train+validation`.
             data_dir: Where data sets lie; empty for TFDS's own place, `~/tensorflow_datasets`.
+                Of files behind a URL, copies are made.
             image_field: Feature with the image; empty for the image feature.
             label_field: Feature with the label; empty for the class label. Where it is named,
                 labels are never passed over.
@@ -67,6 +72,9 @@ class TfdsSplit(ExampleImages):
             raise UserError(f"{self.path}: no images in this split")
         parts = [(os.fspath(one.filename), one.skip, one.take) for one in stored]
         for file, _, _ in parts:
+            if files.is_remote(data_dir):
+                inside = os.path.relpath(file, place_of(data_dir))
+                local_copy(f"{files.absolute(data_dir)}/{inside}")
             if not os.path.exists(file):
                 raise UserError(f"{file}: this file of {self.path} is missing")
         if builder.info.file_format.value == "parquet":
@@ -120,12 +128,9 @@ def _builder(name: str, data_dir: str) -> Any:
     """What TFDS knows of a prepared data set, set to a file format with random access."""
     from tensorflow_datasets.core import constants, file_adapters, read_only_builder, registered
 
-    if files.is_remote(data_dir):
-        raise UserError(
-            f"config.dataset.data_dir is {data_dir}: the library that reads TFDS's files reads "
-            "local ones only; copy the data set, or mount the bucket"
-        )
     folder = files.absolute(data_dir or constants.DATA_DIR)
+    if files.is_remote(folder):
+        folder = _copied_notes(name, folder)
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
     except registered.DatasetNotFoundError as error:
@@ -150,6 +155,21 @@ def _builder(name: str, data_dir: str) -> Any:
         f"tfds convert_format --dataset_version_dir={builder.data_dir} "
         "--out_file_format=array_record"
     )
+
+
+def _copied_notes(name: str, data_dir: str) -> str:
+    """A local folder with all files of a remote data set that are no shards."""
+    folder = f"{data_dir}/{re.split('[/:]', name)[0]}"
+    try:
+        found = files.remote_files(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({files.reason(error)})") from error
+    if not found:
+        raise UserError(f"TFDS data set {name!r} is not prepared in {data_dir}")
+    for file in found:
+        if not _SHARD.search(file):
+            local_copy(f"{folder}/{file}")
+    return place_of(data_dir)
 
 
 def _image_feature(path: str, features: Any, named: str) -> str:

@@ -1,0 +1,58 @@
+"""Copies of remote files, for libraries that read nothing but local ones."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from absl import logging
+
+from must_jax.data import files
+from must_jax.errors import UserError
+
+_VERSION = ".version"  # beside a copy: what the file system tells a file's state by
+
+
+def place_of(url: str) -> str:
+    """Where the copy of a URL lies, whether it is there or not: below `~/.cache/must_jax`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    protocol, _, path = url.partition("://")
+    return os.path.join(cache, "must_jax", protocol, *path.strip("/").split("/"))
+
+
+def local_copy(path: str) -> str:
+    """A local file as it is; of a URL a copy, made unless there is one of the file as it is now.
+
+    A copy is there whole or not at all, however many processes make it.
+
+    Raises:
+        UserError: The file can't be read, or the copy not be written.
+    """
+    if not files.is_remote(path):
+        return path
+    place = place_of(path)
+    try:
+        with files.remote(path) as (system, inner):
+            version = str(system.ukey(inner))
+            if os.path.exists(place) and _version_of(place) == version:
+                return place
+            logging.info("copying %s to %s", path, place)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as unfinished:
+                copy = os.path.join(unfinished, os.path.basename(place))
+                system.get_file(inner, copy)
+                with open(f"{copy}{_VERSION}", "w", encoding="utf-8") as file:
+                    file.write(version)
+                os.replace(copy, place)
+                os.replace(f"{copy}{_VERSION}", f"{place}{_VERSION}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be copied to {place} ({files.reason(error)})") from error
+    return place
+
+
+def _version_of(place: str) -> str:
+    try:
+        with open(f"{place}{_VERSION}", encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
