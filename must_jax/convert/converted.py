@@ -82,11 +82,8 @@ def write_converted(folder: Path, *, spec: ClipSpec, params: Params, source: str
     (folder / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
-    """The architecture and the float32 numpy parameters of a converted checkpoint.
-
-    Returns:
-      The spec, and {"vision": ..., "text": ...}. The tokenizer lies in `path`/tokenizer.
+def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
+    """The architecture of a converted checkpoint, without its parameters.
 
     Raises:
       UserError: `path` is missing, damaged, or no converted checkpoint.
@@ -110,9 +107,22 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
                 f"{path / SPEC_FILE}: format {record.get('format')!r} is not {FORMAT}; convert the "
                 "checkpoint again with this version"
             )
-        spec = ClipSpec.from_json(text)
+        return ClipSpec.from_json(text)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / SPEC_FILE}: damaged ({error!r}); convert again") from error
+
+
+def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
+    """The architecture and the float32 numpy parameters of a converted checkpoint.
+
+    Returns:
+      The spec, and {"vision": ..., "text": ...}. The tokenizer lies in `path`/tokenizer.
+
+    Raises:
+      UserError: `path` is missing, damaged, or no converted checkpoint.
+    """
+    path = Path(path).absolute()
+    spec = read_converted_spec(path)
     try:
         params = ocp.load(path / PARAMS)
         trees = {"vision": params["vision"], "text": params["text"]}
