@@ -19,11 +19,11 @@ import numpy as np
 
 from must_jax import sharding
 from must_jax.class_names import ClassNames
+from must_jax.compile import first_state, jit_train_step
 from must_jax.data.masking import draw_patch_mask
 from must_jax.experiment import Experiment
 from must_jax.models import ClipSpec, TextSpec, VisionSpec
 from must_jax.state import init_params, init_state
-from must_jax.train_step import train_step
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 TOWER = {"activation": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -128,13 +128,10 @@ def measure(name: str, *, steps: int, dtype: str, batch_size: int | None) -> str
     mesh = sharding.make_mesh()
     params = jax.jit(functools.partial(init_params, experiment.model))(jax.random.key(0))
     keywords = experiment.step_keywords(params, steps_per_epoch=10_000)
-    state = sharding.replicate(init_state(params, optimizer=keywords["optimizer"]), mesh)
+    init = functools.partial(init_state, optimizer=keywords["optimizer"])
+    state = first_state(mesh, params, init=init)
     batch = sharding.to_mesh(random_batch(experiment), mesh)
-    step = jax.jit(
-        functools.partial(train_step, **keywords),
-        donate_argnums=0,
-        out_shardings=sharding.replicated(mesh),
-    )
+    step = jit_train_step(mesh, params, **keywords)
     started = time.perf_counter()
     compiled = step.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - started

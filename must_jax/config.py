@@ -38,6 +38,9 @@ def default_config() -> ml_collections.ConfigDict:
     config.mesh.data = -1  # copies of the state; one size may be -1, the rest of the devices
     config.mesh.fsdp = 1  # parts that parameters, teacher and optimizer state are split into
     config.mesh.model = 1  # parts that attention heads and MLPs are split into
+    config.grad_accumulation = 1  # parts of a batch, one after the other: memory for time
+    config.remat = "light"  # what the backward pass computes anew: none, light or full
+    config.scan_layers = True  # one compiled body for all layers; False compiles much longer
     config.epochs = 30
     config.learning_rate = 2e-5  # for a batch of 256, grows in proportion
     config.min_learning_rate = 1e-6  # likewise
@@ -160,6 +163,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     for name in (
         "image_size",
         "batch_size",
+        "grad_accumulation",
         "epochs",
         "mask_patch_size",
         "log_every_steps",
@@ -210,6 +214,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         require(name, 0 <= values[name] <= 100, "from 0 to 100 percent")
     metrics = ("top1", "mean_per_class")
     require("eval_metric", values["eval_metric"] in metrics, " or ".join(metrics))
+    require("remat", values["remat"] in ("none", "light", "full"), "none, light or full")
     require("dtype", values["dtype"] in ("float32", "bfloat16"), "float32 or bfloat16")
     require(
         "mask_patch_size",
@@ -257,12 +262,14 @@ def check_batch(config: ml_collections.ConfigDict, *, num_images: int, num_devic
     Raises:
       UserError: names the batch, what it doesn't fit, and what would.
     """
-    batch = config.batch_size
-    if batch % num_devices:
-        below = batch // num_devices * num_devices
-        fitting = f"{below} or {below + num_devices}" if below else f"{num_devices}"
+    batch, parts = config.batch_size, config.grad_accumulation
+    multiple = num_devices * parts
+    if batch % multiple:
+        below = batch // multiple * multiple
+        fitting = f"{below} or {below + multiple}" if below else f"{multiple}"
+        times = f" times {parts} (config.grad_accumulation)" if parts > 1 else ""
         raise UserError(
-            f"config.batch_size is {batch}, which {num_devices} devices don't divide; "
+            f"config.batch_size is {batch}, which {num_devices} devices{times} don't divide; "
             f"it must be a multiple, such as {fitting}"
         )
     if batch > num_images:

@@ -25,6 +25,7 @@ from must_jax.class_names import (
 from must_jax.convert import TOKENIZER, load_converted
 from must_jax.data import pipeline
 from must_jax.data.decode import UndecodableImageError
+from must_jax.data.masking import count_masked
 from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import Classes, Labels, Source, decode_record, open_source
 from must_jax.errors import UserError
@@ -71,6 +72,8 @@ class Experiment:
             num_classes=len(self.classes.names),
             logit_scale=self.spec.logit_scale,
             dtype=jnp.dtype(self.config.dtype),
+            remat=self.config.remat,
+            unroll=not self.config.scan_layers,
         )
 
     def method(self, *, steps_per_epoch: int) -> Method:
@@ -82,6 +85,13 @@ class Experiment:
             fair_weight=config.fair_weight,
             mim_weight=config.mim_weight,
             align_weight=config.align_weight,
+            num_masked=count_masked(
+                image_size=config.image_size,
+                patch_size=self.spec.vision.patch_size,
+                mask_patch_size=config.mask_patch_size,
+                mask_ratio=config.mask_ratio,
+            ),
+            grad_accumulation=config.grad_accumulation,
             steps_per_epoch=steps_per_epoch,
             image_mean=self.spec.image_mean,
             image_std=self.spec.image_std,

@@ -54,35 +54,28 @@ def fairness_loss(log_probs: jax.Array) -> jax.Array:
     return -jnp.mean(log_probs)
 
 
-def masked_image_modeling_loss(
-    reconstruction: jax.Array, target: jax.Array, patch_mask: jax.Array
-) -> jax.Array:
+def masked_image_modeling_loss(reconstruction: jax.Array, target: jax.Array) -> jax.Array:
     """L1 distance per masked pixel and colour (equation 5).
 
     Args:
-      reconstruction: (B, N, 3 * p * p), channels ordered (colour, row, column).
-      target: (B, N, 3 * p * p), the normalised strong view in the same order.
-      patch_mask: (B, N) bool.
+      reconstruction: (B, M, 3 * p * p) of masked patches, channels ordered (colour, row, column).
+      target: (B, M, 3 * p * p), the normalised strong view in the same order.
 
     Returns:
       A scalar; 0 where nothing is masked.
     """
-    distance = jnp.sum(jnp.abs(reconstruction - target), axis=-1, where=patch_mask[..., None])
-    return jnp.sum(distance) / jnp.maximum(jnp.sum(patch_mask) * target.shape[-1], 1)
+    return jnp.sum(jnp.abs(reconstruction - target)) / max(target.size, 1)
 
 
-def alignment_loss(
-    patch_embeds: jax.Array, image_embed: jax.Array, patch_mask: jax.Array
-) -> jax.Array:
+def alignment_loss(patch_embeds: jax.Array, image_embed: jax.Array) -> jax.Array:
     """Squared distance from masked patches to their image, mean over patches (equation 6).
 
     Args:
-      patch_embeds: (B, N, E), unit length.
+      patch_embeds: (B, M, E) of masked patches, unit length.
       image_embed: (B, E), unit length.
-      patch_mask: (B, N) bool.
 
     Returns:
       A scalar; 0 where nothing is masked.
     """
     distance = jnp.sum(jnp.square(patch_embeds - image_embed[:, None]), axis=-1)
-    return jnp.sum(distance, where=patch_mask) / jnp.maximum(jnp.sum(patch_mask), 1)
+    return jnp.sum(distance) / max(distance.size, 1)

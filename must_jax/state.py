@@ -37,7 +37,7 @@ def init_params(model: VisionTransformer, rng: jax.Array) -> Params:
     """The student's parameters, drawn at random."""
     spec = model.spec
     images = jnp.zeros((1, spec.image_size, spec.image_size, 3))
-    return model.init(rng, images, jnp.zeros((1, spec.num_patches), bool))["params"]
+    return model.init(rng, images, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
 def init_student(

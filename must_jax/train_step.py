@@ -1,6 +1,8 @@
 """The method (Li, Savarese and Hoi, 2023): one step of masked unsupervised self-training."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import optax
 
 from must_jax import losses
 from must_jax.models import VisionTransformer, encode
+from must_jax.models.layers import take_rows
 from must_jax.models.vit import patchify
 from must_jax.state import Params, TrainState
 
@@ -18,16 +21,26 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """The method's constants; the weights are those of the losses, 0 leaving one out."""
+    """The method's constants; the weights are those of the losses, 0 leaving one out.
+
+    `num_masked` patches of every strong view are masked. `grad_accumulation` parts of the batch are
+    encoded one after the other; every loss is still that of the whole batch.
+    """
 
     confidence_threshold: float
     self_train_weight: float
     fair_weight: float
     mim_weight: float
     align_weight: float
+    num_masked: int
     steps_per_epoch: int
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    grad_accumulation: int = 1
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Images (B, R, R, 3) in uint8, with the checkpoint's statistics."""
+        return normalize(images, mean=self.image_mean, std=self.image_std)
 
 
 def normalize(
@@ -53,6 +66,29 @@ def known_accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(right) / jnp.maximum(jnp.sum(is_known), 1)
 
 
+def masked_patches(patch_mask: jax.Array, *, num_masked: int) -> jax.Array:
+    """The `num_masked` = M places (B, M) int32 at which patch_mask (B, N) is True, ascending."""
+    order = jnp.argsort(~patch_mask, axis=1, stable=True)
+    return order[:, :num_masked].astype(jnp.int32)
+
+
+def in_parts(function: Callable[..., Any], num_parts: int, *arrays: jax.Array) -> Any:
+    """`function(*arrays)` for parts of the arrays' rows, stacked: every leaf is (num_parts, ...).
+
+    One part runs after the other, and the backward pass keeps no more than its inputs. A part takes
+    every `num_parts`-th row, so that a device works on its own rows throughout.
+    """
+    parts = [x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in arrays]
+    if num_parts == 1:
+        return jax.tree.map(lambda x: x[None], function(*(x[0] for x in parts)))
+    return jax.lax.map(jax.checkpoint(lambda part: function(*part), prevent_cse=False), parts)
+
+
+def whole(parts: jax.Array) -> jax.Array:
+    """The rows (B, ...) in their order, from `in_parts`' (num_parts, B / num_parts, ...)."""
+    return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
+
+
 def compute_losses(
     params: Params,
     *,
@@ -69,8 +105,8 @@ def compute_losses(
     Args:
       params: the student's.
       teacher_logits: (B, K), the teacher's on the weak views.
-      images: (B, R, R, 3), normalised strong views.
-      patch_mask: (B, N) bool.
+      images: (B, R, R, 3) uint8, strong views.
+      patch_mask: (B, N) bool, `num_masked` of each row.
       previous_log_probs: (K,), the fairness average up to the step before.
       restart_average: () bool, True at the first step of an epoch.
 
@@ -81,21 +117,30 @@ def compute_losses(
     pseudo_labels = jnp.argmax(teacher_logits, axis=-1)
     confident = confidence > method.confidence_threshold
 
-    student = encode(model, params, images, patch_mask)
+    def encode_part(images: jax.Array, masked: jax.Array) -> tuple[jax.Array, ...]:
+        images = method.normalize(images)
+        student = encode(model, params, images, masked)
+        target = take_rows(mim_target(images, patch_size=model.spec.patch_size), masked)
+        mim = losses.masked_image_modeling_loss(student.reconstruction, target)
+        align = losses.alignment_loss(student.patch_embeds, student.image_embed)
+        return student.logits, mim, align
 
-    log_probs = losses.mean_log_probs(student.logits)
+    masked = masked_patches(patch_mask, num_masked=method.num_masked)
+    parts, mim, align = in_parts(encode_part, method.grad_accumulation, images, masked)
+    logits = whole(parts)
+
+    log_probs = losses.mean_log_probs(logits)
     fair_scale = 1.0
     if model.num_classes >= losses.MOVING_AVERAGE_CLASSES:
         averaged = losses.moving_average_log_probs(log_probs, previous_log_probs)
         log_probs = jnp.where(restart_average, log_probs, averaged)
         fair_scale = 1 / (1 - losses.FAIRNESS_MOMENTUM)
 
-    target = mim_target(images, patch_size=model.spec.patch_size)
     terms = {
-        "loss_self_train": losses.self_training_loss(student.logits, pseudo_labels, confident),
+        "loss_self_train": losses.self_training_loss(logits, pseudo_labels, confident),
         "loss_fair": fair_scale * losses.fairness_loss(log_probs),
-        "loss_mim": losses.masked_image_modeling_loss(student.reconstruction, target, patch_mask),
-        "loss_align": losses.alignment_loss(student.patch_embeds, student.image_embed, patch_mask),
+        "loss_mim": jnp.mean(mim),
+        "loss_align": jnp.mean(align),
     }
     loss = (
         method.self_train_weight * terms["loss_self_train"]
@@ -127,16 +172,18 @@ def train_step(
     Returns:
       The state after the step, and scalars on the device, named as in `compute_losses`.
     """
-    statistics = {"mean": method.image_mean, "std": method.image_std}
-    weak = normalize(batch["image_weak"], **statistics)
-    teacher_logits = encode(model, state.teacher_params, weak).logits
+
+    def pseudo_label(images: jax.Array) -> jax.Array:
+        return encode(model, state.teacher_params, method.normalize(images)).logits
+
+    teacher_logits = whole(in_parts(pseudo_label, method.grad_accumulation, batch["image_weak"]))
 
     (_, (log_probs, metrics)), grads = jax.value_and_grad(compute_losses, has_aux=True)(
         state.params,
         model=model,
         method=method,
         teacher_logits=teacher_logits,
-        images=normalize(batch["image_strong"], **statistics),
+        images=batch["image_strong"],
         patch_mask=batch["patch_mask"],
         previous_log_probs=state.mean_log_probs,
         restart_average=state.step % method.steps_per_epoch == 0,

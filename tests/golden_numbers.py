@@ -113,6 +113,7 @@ def setup(name: str) -> tuple[TrainState, dict[str, Any]]:
         fair_weight=config["w_fair"],
         mim_weight=1.0,
         align_weight=config["w_align"],
+        num_masked=int(golden["mask"][0, 0].sum()),
         steps_per_epoch=args["steps_per_epoch"],
         # The golden images are normalised already: these leave them as they are.
         image_mean=(0.0,) * 3,

@@ -17,7 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from must_jax.train_step import compute_losses, mim_target, train_step
+from must_jax.models.layers import take_rows
+from must_jax.train_step import compute_losses, masked_patches, mim_target, train_step
 
 pytestmark = pytest.mark.parity
 
@@ -71,14 +72,15 @@ def test_forward(name, step):
     _, keywords = golden.setup(name)
     model, batch = keywords["model"], golden.batch(name, step)
     teacher = model.apply({"params": state.teacher_params}, batch["image_weak"])
-    student = model.apply({"params": state.params}, batch["image_strong"], batch["patch_mask"])
+    masked = masked_patches(batch["patch_mask"], num_masked=keywords["method"].num_masked)
+    student = model.apply({"params": state.params}, batch["image_strong"], masked)
     reconstruction = mim_target(
         jnp.asarray(reference["steps/x_recon"][step].transpose(0, 2, 3, 1)), patch_size=8
     )
     for key, ours, expected in [
         ("teacher_logits", teacher.logits, reference["steps/teacher_logits"][step]),
         ("student_logits", student.logits, reference["steps/student_logits"][step]),
-        ("x_recon", student.reconstruction, reconstruction),
+        ("x_recon", student.reconstruction, take_rows(reconstruction, masked)),
     ]:
         atol = tolerance(reference[f"noise/steps/{key}"].max(), expected)
         np.testing.assert_allclose(ours, expected, rtol=0, atol=atol, err_msg=key)
@@ -173,8 +175,12 @@ def gradients(name):
 def test_gradients(name):
     reference = golden.load(f"{name}_main")
     _, grads = gradients(name)
-    # The norm sums squares of entries that are each off by their noise, in quadrature at most.
-    np.testing.assert_allclose(optax.tree.norm(grads), reference["grad_norm0"], rtol=1e-6)
+    # The logits' rounding, a hundred times the embeddings', is common to all leaves: their noise
+    # does not average out, and the norm is as uncertain as the leaf that it mostly is.
+    largest = np.abs(reference["grad0/model.visual.classifier"]).max()
+    rtol = NOISE * reference["noise/grads0/model.visual.classifier"] / largest
+    assert rtol < 2e-5
+    np.testing.assert_allclose(optax.tree.norm(grads), reference["grad_norm0"], rtol=rtol)
     # Only some gradients were recorded; the others stay NaN and are passed over.
     recorded = {
         key.replace("init/", "grad0/"): reference.get(

@@ -9,6 +9,19 @@ import numpy as np
 from must_jax.errors import UserError
 
 
+def count_masked(
+    *, image_size: int, patch_size: int, mask_patch_size: int, mask_ratio: float
+) -> int:
+    """Patches that `draw_patch_mask` masks, the same number in every image."""
+    blocks = (image_size // mask_patch_size) ** 2
+    return _count_blocks(blocks, mask_ratio) * (mask_patch_size // patch_size) ** 2
+
+
+def _count_blocks(blocks: int, mask_ratio: float) -> int:
+    # 0.07 * 100 is 7.000000000000001 in binary: without the slack it would mask 8 blocks.
+    return math.ceil(mask_ratio * blocks - 1e-9)
+
+
 def draw_patch_mask(
     rng: np.random.Generator,
     *,
@@ -43,8 +56,7 @@ def draw_patch_mask(
     if not 0 <= mask_ratio <= 1:
         raise UserError(f"mask_ratio {mask_ratio} is not between 0 and 1")
     side = image_size // mask_patch_size
-    # 0.07 * 100 is 7.000000000000001 in binary: without the slack it would mask 8 blocks.
-    num_masked = math.ceil(mask_ratio * side**2 - 1e-9)
+    num_masked = _count_blocks(side**2, mask_ratio)
     blocks = np.zeros(side**2, bool)
     if num_masked:
         blocks[rng.choice(side**2, num_masked, replace=False)] = True

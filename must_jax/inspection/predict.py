@@ -21,7 +21,7 @@ from must_jax.inspection.sheet import Card, Guess
 from must_jax.inspection.statistics import Predictions
 from must_jax.models import VisionTransformer, encode
 from must_jax.state import Params
-from must_jax.train_step import Batch, Method, normalize
+from must_jax.train_step import Batch, Method, masked_patches
 
 BATCH_SIZE = 8  # small, so that the clock is looked at often
 SHEET_IMAGES = 12
@@ -58,15 +58,15 @@ def guess(
     params: Params, images: jax.Array, *, model: VisionTransformer, method: Method
 ) -> tuple[jax.Array, jax.Array]:
     """Class and probability (B,) that training takes weak views (B, R, R, 3) in uint8 for."""
-    images = normalize(images, mean=method.image_mean, std=method.image_std)
-    probabilities = jax.nn.softmax(encode(model, params, images).logits)
+    probabilities = jax.nn.softmax(encode(model, params, method.normalize(images)).logits)
     return jnp.argmax(probabilities, axis=-1), jnp.max(probabilities, axis=-1)
 
 
 def fill_in(params: Params, batch: Batch, *, model: VisionTransformer, method: Method) -> jax.Array:
-    """The reconstruction (B, N, 3 * p * p) of masked strong views."""
-    images = normalize(batch["image_strong"], mean=method.image_mean, std=method.image_std)
-    return encode(model, params, images, batch["patch_mask"]).reconstruction
+    """The reconstruction (B, M, 3 * p * p) of the masked patches of strong views."""
+    images = method.normalize(batch["image_strong"])
+    masked = masked_patches(batch["patch_mask"], num_masked=method.num_masked)
+    return encode(model, params, images, masked).reconstruction
 
 
 class Predictor:

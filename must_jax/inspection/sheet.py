@@ -79,12 +79,14 @@ def reconstructed_picture(
     Args:
         image: uint8 (R, R, 3).
         patch_mask: bool (N,).
-        reconstruction: (N, 3 * p * p), normalised pixels.
+        reconstruction: (M, 3 * p * p), normalised pixels of the masked patches, in their order.
         patch_size: p, pixels.
         mean: Of the checkpoint's images, for pixels in 0..1.
         std: Likewise.
     """
-    pixels = unpatchify(reconstruction, patch_size=patch_size) * std + mean
+    patches = np.zeros((len(patch_mask), reconstruction.shape[-1]), np.float32)
+    patches[patch_mask] = reconstruction
+    pixels = unpatchify(patches, patch_size=patch_size) * std + mean
     filled = np.clip(np.round(255 * pixels), 0, 255)
     return np.where(pixel_mask(patch_mask, patch_size=patch_size), filled, image).astype(np.uint8)
 

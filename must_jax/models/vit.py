@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from must_jax.models.layers import l2_normalize, layer_norm, run_blocks
+from must_jax.models.layers import l2_normalize, layer_norm, run_blocks, take_rows
 from must_jax.models.pooling import AttentionPool, ClassTokenPool
 from must_jax.models.spec import VisionSpec
 from must_jax.sharding import gathered
@@ -15,14 +15,14 @@ from must_jax.sharding import gathered
 
 @flax.struct.dataclass
 class VisionOutput:
-    """What the image tower gives for B images of N patches.
+    """What the image tower gives for B images, M of whose N patches are masked.
 
     Attributes:
       image_embed: (B, E), unit length, float32.
       logits: (B, K), float32; None for a tower without classes.
-      patch_embeds: (B, N, E), unit length, float32; None without a patch mask.
-      reconstruction: (B, N, 3 * p * p), normalised pixels, channel c * p * p + i * p + j being
-        colour c of pixel (i, j) of the patch, float32; None without a patch mask.
+      patch_embeds: (B, M, E), of the masked patches, unit length, float32; None without any.
+      reconstruction: (B, M, 3 * p * p), of the masked patches, normalised pixels, channel
+        c * p * p + i * p + j being colour c of pixel (i, j), float32; None without any.
     """
 
     image_embed: jax.Array
@@ -65,9 +65,13 @@ def _uniform_init(bound: float) -> nn.initializers.Initializer:
 class VisionTransformer(nn.Module):
     """The ViT of a CLIP or a SigLIP as MUST trains it (Li et al., 2023, sections 3.1 to 3.3).
 
-    With a patch mask, masked patches enter as `mask_token` and all tokens still run. The parameters
-    `mask_token`, `ln_patch` and `decoder` exist only where a mask is given at `init`, `classifier`
-    only where `num_classes` is positive; a checkpoint has none of the four.
+    Masked patches enter as `mask_token` and all tokens still run, but for the last block, which
+    computes no more than is read from it. The parameters `mask_token`, `ln_patch` and `decoder`
+    exist only where masked patches are given at `init`, `classifier` only where `num_classes` is
+    positive; a checkpoint has none of the four.
+
+    `remat` says what the backward pass computes anew (`layers.REMAT`), `unroll` that every layer is
+    compiled for itself. Neither changes results beyond rounding.
     """
 
     spec: VisionSpec
@@ -75,14 +79,16 @@ class VisionTransformer(nn.Module):
     num_classes: int = 0
     logit_scale: float = 100.0
     dtype: Any = jnp.float32
+    remat: str = "none"
+    unroll: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, patch_mask: jax.Array | None = None) -> VisionOutput:
+    def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> VisionOutput:
         """Encodes images.
 
         Args:
           images: (B, R, R, 3), normalised with the checkpoint's mean and deviation.
-          patch_mask: (B, N) bool, True where a patch is hidden, or None.
+          masked: (B, M) int, which patches are hidden, each once; or None.
         """
         spec = self.spec
         initial = nn.initializers.normal(0.02)
@@ -92,9 +98,11 @@ class VisionTransformer(nn.Module):
             spec.width, use_bias=not spec.has_class_token, dtype=self.dtype, name="patch_embed"
         )
         x = patch_embed(patches)
-        if patch_mask is not None:
+        if masked is not None:
             mask_token = self.param("mask_token", initial, (1, 1, spec.width))
-            x = jnp.where(patch_mask[..., None], mask_token.astype(x.dtype), x)
+            places = jnp.arange(spec.num_patches)[None, None]
+            is_masked = jnp.any(masked[:, :, None] == places, axis=1)
+            x = jnp.where(is_masked[..., None], mask_token.astype(x.dtype), x)
 
         if spec.has_class_token:
             class_embed = self.param("class_embed", initial, (spec.width,))
@@ -108,7 +116,14 @@ class VisionTransformer(nn.Module):
         norm = {"eps": spec.layer_norm_eps, "dtype": self.dtype}
         if spec.has_class_token:
             x = layer_norm(**norm, name="ln_pre")(x)
-        x = run_blocks(self, x, spec=spec, is_causal=False)
+        rows = None
+        if spec.has_class_token:  # attention pooling reads all tokens
+            rows = jnp.zeros((x.shape[0], 1), jnp.int32)
+            if masked is not None:
+                rows = jnp.concatenate([rows, 1 + masked], axis=1)
+        x = run_blocks(
+            self, x, spec=spec, is_causal=False, rows=rows, remat=self.remat, unroll=self.unroll
+        )
 
         pool = self._make_pool()
         image_embed = l2_normalize(pool.image(x).astype(jnp.float32))
@@ -117,8 +132,9 @@ class VisionTransformer(nn.Module):
             shape = (self.embed_dim, self.num_classes)
             classifier = self.param("classifier", nn.initializers.normal(0.02), shape)
             logits = self.logit_scale * (image_embed @ classifier)
-        if patch_mask is not None:
-            patch_tokens = layer_norm(**norm, name="ln_patch")(x[:, -spec.num_patches :])
+        if masked is not None:
+            patch_tokens = x[:, 1:] if spec.has_class_token else take_rows(x, masked)
+            patch_tokens = layer_norm(**norm, name="ln_patch")(patch_tokens)
             patch_embeds = l2_normalize(pool.patches(patch_tokens).astype(jnp.float32))
             decoder = nn.Dense(
                 3 * spec.patch_size**2,
@@ -143,7 +159,7 @@ def encode(
     model: VisionTransformer,
     params: Any,
     images: jax.Array,
-    patch_mask: jax.Array | None = None,
+    masked: jax.Array | None = None,
 ) -> VisionOutput:
-    """`model` with `params` on images (B, R, R, 3), and a patch mask (B, N) or None."""
-    return cast(VisionOutput, model.apply({"params": gathered(params)}, images, patch_mask))
+    """`model` with `params` on images (B, R, R, 3), M patches of each masked (B, M), or None."""
+    return cast(VisionOutput, model.apply({"params": gathered(params)}, images, masked))
