@@ -64,7 +64,8 @@ def masked_image_modeling_loss(reconstruction: jax.Array, target: jax.Array) -> 
     Returns:
       A scalar; 0 where nothing is masked.
     """
-    return jnp.sum(jnp.abs(reconstruction - target)) / max(target.size, 1)
+    # A float: the size of a pod's batch exceeds 32 bits.
+    return jnp.sum(jnp.abs(reconstruction - target)) / float(max(target.size, 1))
 
 
 def alignment_loss(patch_embeds: jax.Array, image_embed: jax.Array) -> jax.Array:
@@ -78,4 +79,4 @@ def alignment_loss(patch_embeds: jax.Array, image_embed: jax.Array) -> jax.Array
       A scalar; 0 where nothing is masked.
     """
     distance = jnp.sum(jnp.square(patch_embeds - image_embed[:, None]), axis=-1)
-    return jnp.sum(distance) / max(distance.size, 1)
+    return jnp.sum(distance) / float(max(distance.size, 1))

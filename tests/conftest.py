@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that tests start
 
 import jax
 

@@ -8,7 +8,8 @@ import math
 import re
 from collections import Counter
 
-from must_jax.planning.hlo import Array, Computation, Executed, Instruction, Program, executed
+from must_jax.planning.hlo import Computation, Executed, Instruction, Program, executed
+from must_jax.planning.traffic import estimate, results, traffic
 
 COLLECTIVES = (
     "all-gather",
@@ -18,10 +19,6 @@ COLLECTIVES = (
     "collective-permute",
     "ragged-all-to-all",
     "reduce-scatter",
-)
-FREE = frozenset(
-    {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"}
-    | {"while", "conditional", "call", "partition-id", "replica-id"}
 )
 HEAVY_CALL = re.compile(r"gemm|matmul|conv|fmha|attention|tpu_custom_call|triton|mosaic", re.I)
 
@@ -71,7 +68,7 @@ def count(program: Program) -> Costs:
         instruction = run.instruction
         flops += run.times * _flops(run, uncounted)
         if not run.is_fused:
-            for array, times in _traffic(program, run):
+            for array, times in traffic(program, run):
                 total += run.times * times * array.num_bytes
                 hbm += run.times * times * array.num_bytes * (array.space == 0)
         kind = instruction.opcode.removesuffix("-start")
@@ -94,13 +91,9 @@ def count(program: Program) -> Costs:
     return Costs(flops, int(total), int(hbm), collectives, tuple(sorted(uncounted)))
 
 
-def _results(computation: Computation, name: str) -> tuple[Array, ...]:
-    return computation[name].arrays if name in computation else ()
-
-
 def _payload(run: Executed) -> int:
     inputs = sum(
-        a.num_bytes for name in run.instruction.operands for a in _results(run.computation, name)
+        a.num_bytes for name in run.instruction.operands for a in results(run.computation, name)
     )
     outputs = [a.num_bytes for a in run.instruction.arrays]
     if run.instruction.opcode.endswith("-start"):
@@ -114,7 +107,7 @@ def group_size(attributes: str) -> int:
 
     Groups are listed, `{{0,1},{2,3}}`; or counted, `[2,4]<=[8]`; or axes of a mesh.
     """
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
     if mesh:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
@@ -134,12 +127,12 @@ def _flops(run: Executed, uncounted: set[str]) -> float:
     if instruction.opcode == "convolution":
         return convolution_flops(
             instruction.attributes,
-            lhs=_results(computation, instruction.operands[0])[0].shape,
-            rhs=_results(computation, instruction.operands[1])[0].shape,
+            lhs=results(computation, instruction.operands[0])[0].shape,
+            rhs=results(computation, instruction.operands[1])[0].shape,
             out=instruction.arrays[0].shape,
         )
     if instruction.opcode == "custom-call":
-        told = _estimate(instruction, "flops")
+        told = estimate(instruction, "flops")
         if told is not None:
             return told
         contracted = r'"lhs_contracting_dimensions":\[([\d,"]*)\]'
@@ -151,15 +144,9 @@ def _flops(run: Executed, uncounted: set[str]) -> float:
     return 0.0
 
 
-def _estimate(instruction: Instruction, name: str) -> float | None:
-    """What the author of a kernel says that it costs."""
-    told = re.search(rf'"cost_estimate":\{{[^}}]*"{name}":"?(\d+)', instruction.attributes)
-    return float(told[1]) if told else None
-
-
 def _dot(instruction: Instruction, computation: Computation, contracted: str) -> float:
     dims = re.search(contracted, instruction.attributes)
-    lhs = _results(computation, instruction.operands[0])[0].shape
+    lhs = results(computation, instruction.operands[0])[0].shape
     depth = math.prod(lhs[int(d)] for d in re.findall(r"\d+", dims[1] if dims else ""))
     return 2.0 * math.prod(instruction.arrays[0].shape) * depth
 
@@ -200,89 +187,3 @@ def convolution_flops(
     features = rhs[labels[2].index("i")]  # of one feature group
     rows = out[labels[3].index("b")] * out[labels[3].index("f")]
     return 2.0 * places * features * rows / (int(batch_groups[1]) if batch_groups else 1)
-
-
-def _traffic(program: Program, run: Executed) -> list[tuple[Array, float]]:
-    """The arrays that an instruction reads and writes, and how much of them."""
-    instruction, computation = run.instruction, run.computation
-    opcode = instruction.opcode
-    if opcode in FREE or opcode.endswith("-start") or opcode.startswith("async"):
-        return []
-    inputs = [_results(computation, name) for name in instruction.operands]
-    if opcode.endswith("-done"):
-        # What arrived was read where the start's operand lies.
-        start = computation[instruction.operands[0]]
-        source = _results(computation, start.operands[0]) if start.operands else ()
-        space = source[0].space if source else 0
-        read = [dataclasses.replace(a, space=space) for a in instruction.arrays]
-        return [(a, 1.0) for a in (*read, *instruction.arrays)]
-    if opcode in ("slice", "dynamic-slice", "gather"):
-        space = inputs[0][0].space if inputs[0] else 0
-        read = [dataclasses.replace(a, space=space) for a in instruction.arrays]
-        return [(a, 1.0) for a in (*read, *instruction.arrays)]
-    if opcode == "dynamic-update-slice":
-        return [(a, 2.0) for a in inputs[1]]
-    if opcode == "fusion":
-        callee = program.computations[instruction.called("calls")[0]]
-        return _fusion_traffic(callee)
-    told = _estimate(instruction, "bytes_accessed") if opcode == "custom-call" else None
-    if told is not None:
-        return [(Array("u8", (int(told),), 0), 1.0)]
-    return [(a, 1.0) for arrays in (*inputs, instruction.arrays) for a in arrays]
-
-
-def _fusion_traffic(callee: Computation) -> list[tuple[Array, float]]:
-    """Reads of parameters and writes of results: slices as slices, and what passes through not."""
-    users: dict[str, list[Instruction]] = {}
-    for inner in callee.values():
-        for name in inner.operands:
-            users.setdefault(name, []).append(inner)
-    root = next(i for i in callee.values() if i.is_root)
-    traffic: list[tuple[Array, float]] = []
-    for inner in callee.values():
-        if inner.opcode != "parameter" or not inner.arrays:
-            continue
-        uses = [u for u in users.get(inner.name, []) if not (u.is_root and u.opcode == "tuple")]
-        for use in _behind_bitcasts(uses, users):
-            if use.opcode in ("dynamic-slice", "slice", "gather") and use.arrays:
-                space = inner.arrays[0].space
-                traffic += [(dataclasses.replace(a, space=space), 1.0) for a in use.arrays]
-            elif use.opcode == "dynamic-update-slice" and _is(callee, use.operands[0], inner):
-                continue
-            else:
-                traffic += [(a, 1.0) for a in inner.arrays]
-                break
-    written = [callee[n] for n in root.operands] if root.opcode == "tuple" else [root]
-    for result in written:
-        result = _through_bitcasts(callee, result)
-        if result.opcode == "parameter":
-            continue
-        if result.opcode == "dynamic-update-slice":
-            space = result.arrays[0].space
-            updates = callee[result.operands[1]].arrays
-            traffic += [(dataclasses.replace(a, space=space), 1.0) for a in updates]
-        else:
-            traffic += [(a, 1.0) for a in result.arrays]
-    return traffic
-
-
-def _through_bitcasts(callee: Computation, instruction: Instruction) -> Instruction:
-    while instruction.opcode == "bitcast":
-        instruction = callee[instruction.operands[0]]
-    return instruction
-
-
-def _is(callee: Computation, name: str, parameter: Instruction) -> bool:
-    return _through_bitcasts(callee, callee[name]).name == parameter.name
-
-
-def _behind_bitcasts(
-    uses: list[Instruction], users: dict[str, list[Instruction]]
-) -> list[Instruction]:
-    found: list[Instruction] = []
-    for use in uses:
-        if use.opcode == "bitcast" and not use.is_root:
-            found += _behind_bitcasts(users.get(use.name, []), users)
-        else:
-            found.append(use)
-    return found
