@@ -3,7 +3,7 @@
     python benchmarks/cpu_step.py
 
 PyTorch does the same on transformers' CLIP image tower: teacher and student forward, the four
-losses, backward, AdamW and moving average; eager, and with torch.compile where that works. The sides
+losses, backward, AdamW and moving average; eager, and with torch.compile where it works. The sides
 run in turns, in processes of their own; the data pipeline is in none.
 """
 
