@@ -10,7 +10,7 @@ from must_jax.data.decode import UndecodableImageError
 from must_jax.data.masking import draw_patch_mask
 from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import Source, decode_record
-from must_jax.data.views import evaluation_view, strong_view, weak_view
+from must_jax.data.views import evaluation_view, smallest_side, strong_view, weak_view
 from must_jax.errors import UserError
 
 Example = dict[str, np.ndarray | np.generic]
@@ -59,9 +59,10 @@ class TrainTransform:
         """
         failed = -1
         drawn = record
+        side = smallest_side(image_size=self.image_size, crop_area=self.crop_area)
         for _ in range(_MAX_TRIES):
             try:
-                image = decode_record(self.source, drawn)
+                image = decode_record(self.source, drawn, smallest_side=side)
                 break
             except UndecodableImageError as error:
                 failed, reason = record, error

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from must_jax.data import randaugment
+from must_jax.data.resize import resized
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
@@ -27,7 +28,8 @@ def evaluation_view(image: Image.Image, *, image_size: int) -> np.ndarray:
     Returns:
         uint8 (R, R, 3).
     """
-    return _resized_crop(image, image_size, lambda spare: spare // 2)
+    # Pixel for pixel what checkpoints were evaluated with, which the faster resampler is not.
+    return _resized_crop(image, image_size, lambda spare: spare // 2, resize=_pillow_resized)
 
 
 def weak_view(image: Image.Image, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -41,7 +43,11 @@ def weak_view(image: Image.Image, *, image_size: int, rng: np.random.Generator) 
     Returns:
         uint8 (R, R, 3).
     """
-    return _resized_crop(image, image_size, lambda spare: int(rng.integers(spare + 1)))
+
+    def offset(spare: int) -> int:
+        return int(rng.integers(spare + 1))
+
+    return _resized_crop(image, image_size, offset, resize=resized)
 
 
 def strong_view(
@@ -69,7 +75,7 @@ def strong_view(
         uint8 (R, R, 3).
     """
     box = draw_crop(rng, width=image.width, height=image.height, crop_area=crop_area)
-    view = image.crop(box).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    view = resized(image, (image_size, image_size), box=box)
     if rng.random() < flip_probability:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for name, argument in rand_augment.draw(rng):
@@ -109,7 +115,22 @@ def draw_crop(
     return left, top, left + crop_width, top + crop_height
 
 
-def _resized_crop(image: Image.Image, size: int, offset: Callable[[int], int]) -> np.ndarray:
+def smallest_side(*, image_size: int, crop_area: tuple[float, float]) -> int:
+    """Short side from which no crop of `draw_crop` has fewer pixels than the view, either way."""
+    return math.ceil(image_size / math.sqrt(ASPECT_RANGE[0] * crop_area[0]))
+
+
+def _pillow_resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _resized_crop(
+    image: Image.Image,
+    size: int,
+    offset: Callable[[int], int],
+    *,
+    resize: Callable[[Image.Image, tuple[int, int]], Image.Image],
+) -> np.ndarray:
     """Resizes the short side to `size` and crops at `offset(pixels to spare)` of the long one."""
     short, long = sorted(image.size)
     # Truncated, not rounded: this is what CLIP was evaluated with.
@@ -121,9 +142,7 @@ def _resized_crop(image: Image.Image, size: int, offset: Callable[[int], int]) -
         # A hair line, resized whole, would take gigabytes: cut first what the crop will show.
         first = min(start * short // size, long - short)
         box = (first, 0, first + short, short) if wide else (0, first, short, first + short)
-        return np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
-    resized = image.resize(
-        (resized_long, size) if wide else (size, resized_long), Image.Resampling.BICUBIC
-    )
+        return np.asarray(resize(image.crop(box), (size, size)))
+    whole = resize(image, (resized_long, size) if wide else (size, resized_long))
     box = (start, 0, start + size, size) if wide else (0, start, size, start + size)
-    return np.asarray(resized.crop(box) if spare else resized)
+    return np.asarray(whole.crop(box) if spare else whole)

@@ -1,0 +1,83 @@
+"""The fast resampler and decoding to need against Pillow's way, on photographs."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from must_jax.data.decode import decode_image
+from must_jax.data.resize import resized
+from must_jax.data.views import draw_crop, smallest_side
+
+PHOTOS = ["china.jpg", "flower.jpg"]
+
+
+def photo(name, size=None):
+    image = Image.fromarray(load_sample_image(name))
+    return image.resize(size, Image.Resampling.LANCZOS) if size else image
+
+
+def levels(image):
+    return np.asarray(image).astype(float)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("box", [None, (60, 20, 420, 330), (10, 5, 120, 100)])
+@pytest.mark.parametrize("size", [(224, 224), (298, 224), (32, 32)])
+def test_resampling_is_pillows_but_for_rounding(name, box, size):
+    image = photo(name, (500, 375))
+    ours = levels(resized(image, size, box=box))
+    theirs = levels(image.resize(size, Image.Resampling.BICUBIC, box=box))
+    # Each rounds twice, in another order of the directions; overshoot at edges is clipped between.
+    assert np.abs(ours - theirs).mean() < 0.3
+    assert np.quantile(np.abs(ours - theirs), 0.999) <= 3
+    np.testing.assert_allclose(ours.mean((0, 1)), theirs.mean((0, 1)), atol=0.05)
+    np.testing.assert_allclose(ours.std((0, 1)), theirs.std((0, 1)), atol=0.1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9, 1), (3000, 2)])
+def test_images_of_a_few_pixels(size):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    ours, theirs = resized(image, (8, 8)), image.resize((8, 8), Image.Resampling.BICUBIC)
+    assert np.abs(levels(ours) - levels(theirs)).max() <= 2
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_views_of_a_jpeg_decoded_to_need_have_the_same_statistics(name):
+    data = io.BytesIO()
+    photo(name, (2000, 1500)).save(data, "JPEG", quality=92)
+    side = smallest_side(image_size=224, crop_area=(0.3, 1.0))
+    whole = decode_image(data.getvalue(), name="x")
+    needed = decode_image(data.getvalue(), name="x", smallest_side=side)
+    assert whole.size == (2000, 1500)
+    assert needed.size == (1000, 750)
+    ours, theirs = (levels(resized(image, (298, 224))) for image in (needed, whole))
+    # Averages of 2 x 2 pixels, resampled, against pixels, resampled: half a grey level.
+    assert np.abs(ours - theirs).mean() < 0.6
+    np.testing.assert_allclose(ours.mean((0, 1)), theirs.mean((0, 1)), atol=0.2)
+    np.testing.assert_allclose(ours.std((0, 1)), theirs.std((0, 1)), rtol=0.01)
+
+
+def test_small_images_and_other_formats_are_decoded_whole():
+    image = photo("china.jpg", (800, 600))
+    for kind in ("JPEG", "PNG"):
+        data = io.BytesIO()
+        image.save(data, kind)
+        assert decode_image(data.getvalue(), name="x", smallest_side=472).size == (800, 600)
+    data = io.BytesIO()
+    photo("china.jpg", (2000, 1500)).save(data, "PNG")
+    assert decode_image(data.getvalue(), name="x", smallest_side=472).size == (2000, 1500)
+
+
+def test_no_crop_has_fewer_pixels_than_the_view():
+    rng = np.random.default_rng(0)
+    side = smallest_side(image_size=224, crop_area=(0.3, 1.0))
+    for width, height in [(side, side), (side, 3 * side), (side + 300, side)]:
+        for _ in range(2000):
+            left, top, right, bottom = draw_crop(
+                rng, width=width, height=height, crop_area=(0.3, 1.0)
+            )
+            assert min(right - left, bottom - top) >= 223  # sides are rounded to whole pixels
