@@ -56,6 +56,14 @@ def test_a_loop_counts_its_trips():
     assert layers <= counted(looped, x, w).bytes_accessed <= 4 * layers
 
 
+def test_a_loop_of_unknown_length_is_refused_not_guessed():
+    def looped(x, n):
+        return jax.lax.fori_loop(n, 10, lambda _, x: jnp.sin(x @ x), x)
+
+    with pytest.raises(ValueError, match="the trips of the loop"):
+        counted(looped, zeros(4, 4), jnp.int32(3))
+
+
 @pytest.mark.parametrize(
     ("image", "kernel", "keywords"),
     [
@@ -76,8 +84,13 @@ def test_a_loop_counts_its_trips():
             (4, 3, 2, 2),
             {"window_strides": (1, 1), "padding": "VALID", "feature_group_count": 2},
         ),
+        (
+            (4, 3, 8, 8),
+            (6, 3, 2, 2),
+            {"window_strides": (1, 1), "padding": "VALID", "batch_group_count": 2},
+        ),
     ],
-    ids=["padded", "strided", "dilated", "transposed", "grouped"],
+    ids=["padded", "strided", "dilated", "transposed", "grouped", "batch groups"],
 )
 def test_convolutions_count_what_isnt_padding(image, kernel, keywords):
     """By brute force: a tap counts where shifting in ones changes the sum."""
@@ -135,6 +148,8 @@ def test_the_bound_is_the_slowest_of_three():
     assert bound.communication == pytest.approx(2 * 3 / 4 * 40 / 5 + 7 / 8 * 40 / 5)
     assert bound.limit == "communication"
     assert bound.seconds == bound.communication
+    permute = Collective("collective-permute", 2, 1, 40)
+    assert chips.link_seconds([permute], num_chips=8, bandwidth=5.0) == 8
 
 
 @pytest.mark.parametrize(

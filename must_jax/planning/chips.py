@@ -68,7 +68,8 @@ def link_seconds(collectives: Iterable[Collective], *, num_chips: int, bandwidth
     for collective in collectives:
         size = collective.group_size or num_chips
         passes = 2 if collective.kind == "all-reduce" else 1
-        seconds += passes * (size - 1) / size * collective.num_bytes / bandwidth
+        share = 1 if collective.kind == "collective-permute" else (size - 1) / size
+        seconds += passes * share * collective.num_bytes / bandwidth
     return seconds
 
 

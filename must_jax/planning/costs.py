@@ -162,7 +162,6 @@ def convolution_flops(
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     if not labels:
         raise ValueError(f"a convolution without dim_labels: {attributes[:80]}")
-    batch_groups = re.search(r"batch_group_count=(\d+)", attributes)
     window = re.search(r"window=\{([^}]*)\}", attributes)
     fields = dict(f.split("=") for f in window[1].split()) if window else {}
     places = 1
@@ -186,4 +185,4 @@ def convolution_flops(
         )
     features = rhs[labels[2].index("i")]  # of one feature group
     rows = out[labels[3].index("b")] * out[labels[3].index("f")]
-    return 2.0 * places * features * rows / (int(batch_groups[1]) if batch_groups else 1)
+    return 2.0 * places * features * rows

@@ -187,13 +187,13 @@ def trip_count(program: Program, computation: Computation, loop: Instruction) ->
     place = int(index[1]) if index else 0
     body = program.computations[loop.called("body")[0]]
     root = next(i for i in body.values() if i.is_root)
-    step, first = 1, 0
-    if root.opcode == "tuple":
-        moved = body.get(root.operands[place])
-        if moved and moved.opcode == "add":
-            steps = [_constant(body, name) for name in moved.operands]
-            step = next((value for value in steps if value), 1)
+    step, first = None, None
+    moved = body.get(root.operands[place]) if root.opcode == "tuple" else None
+    if moved and moved.opcode == "add":
+        step = next((v for v in (_constant(body, name) for name in moved.operands) if v), None)
     carried = computation.get(loop.operands[0])
     if carried and carried.opcode == "tuple":
-        first = _constant(computation, carried.operands[place]) or 0
+        first = _constant(computation, carried.operands[place])
+    if step is None or first is None:
+        raise ValueError(f"the trips of the loop {loop.name} don't start or step by a constant")
     return max(0, -(-(int(bounds[0].literal) - first) // step))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from must_jax import sharding
 from must_jax.compile import jit_eval_step, jit_train_step
+from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.planning.costs import Costs, count
 from must_jax.planning.hlo import parse
@@ -134,7 +135,11 @@ def _compile(build: Callable[[], Any], state_bytes: int, arguments_state: int) -
         temporaries=stats.temp_size_in_bytes + outputs,
         program=stats.generated_code_size_in_bytes,
     )
-    return Compiled(seconds, memory, count(parse(compiled.as_text())))
+    try:
+        costs = count(parse(compiled.as_text()))
+    except ValueError as error:
+        raise UserError(f"the compiled program can't be counted: {error}") from error
+    return Compiled(seconds, memory, costs)
 
 
 def largest_batch(
@@ -153,6 +158,7 @@ def largest_batch(
     if topology.chip is None:
         return None, []
     parts = sharding.num_row_shards(experiment.make_mesh(topology.devices))
+    parts *= experiment.config.grad_accumulation
     tried: list[Measured] = []
 
     def fitting() -> list[Measured]:

@@ -39,6 +39,9 @@ def record(
         "compile_seconds_by_step": seconds,
         "peak_bytes": measured.peak_bytes,
         "hbm_bytes_of_chip": topology.chip.hbm_bytes if topology.chip else None,
+        "flops": None,  # of a program that the compiler refused, nothing is known
+        "bytes_accessed": None,
+        "collectives": None,
     }
     if train.memory is None or train.costs is None:
         return fields
