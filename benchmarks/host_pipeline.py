@@ -49,7 +49,7 @@ def write_photos(folder: pathlib.Path, *, size: tuple[int, int], count: int) -> 
         noise = rng.normal(0, 6, (size[1], size[0], 3))
         pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
         paths.append(folder / f"{i:04}.jpg")
-        Image.fromarray(pixels).save(paths[-1], "JPEG", quality=90)
+        Image.fromarray(pixels).save(paths[-1], "JPEG", quality=95)
     return paths
 
 
