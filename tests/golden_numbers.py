@@ -101,6 +101,22 @@ def batch(name: str, step: int) -> dict[str, jax.Array]:
     }
 
 
+def loss_keywords(
+    state: TrainState, keywords: dict[str, Any], batch: dict[str, jax.Array], *, restart: bool
+) -> dict[str, Any]:
+    """What `compute_losses` takes beside the parameters, the teacher being the state's."""
+    model = keywords["model"]
+    return {
+        "model": model,
+        "method": keywords["method"],
+        "teacher_logits": model.apply({"params": state.teacher_params}, batch["image_weak"]).logits,
+        "images": batch["image_strong"],
+        "patch_mask": batch["patch_mask"],
+        "previous_log_probs": state.mean_log_probs,
+        "restart_average": jnp.array(restart),
+    }
+
+
 def setup(name: str) -> tuple[TrainState, dict[str, Any]]:
     """The state before step 0, and the keywords of `train_step`."""
     golden = load(f"{name}_main")

@@ -155,19 +155,8 @@ def test_parameters(name, steps, tree):
 def gradients(name):
     """Our gradients at step 0, and the loss."""
     state, keywords = golden.setup(name)
-    model, method = keywords["model"], keywords["method"]
-    batch = golden.batch(name, 0)
-    teacher = model.apply({"params": state.teacher_params}, batch["image_weak"])
-    (loss, _), grads = jax.value_and_grad(compute_losses, has_aux=True)(
-        state.params,
-        model=model,
-        method=method,
-        teacher_logits=teacher.logits,
-        images=batch["image_strong"],
-        patch_mask=batch["patch_mask"],
-        previous_log_probs=state.mean_log_probs,
-        restart_average=jnp.array(True),
-    )
+    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0), restart=True)
+    (loss, _), grads = jax.value_and_grad(compute_losses, has_aux=True)(state.params, **rest)
     return loss, grads
 
 

@@ -26,18 +26,9 @@ def losses_and_gradients(name, *, grad_accumulation=1, **options):
     state, keywords = golden.setup(name)
     model = keywords["model"].clone(**options)
     method = dataclasses.replace(keywords["method"], grad_accumulation=grad_accumulation)
-    batch = golden.batch(name, 0)
-    teacher = model.apply({"params": state.teacher_params}, batch["image_weak"])
-    compute = functools.partial(
-        compute_losses,
-        model=model,
-        method=method,
-        teacher_logits=teacher.logits,
-        images=batch["image_strong"],
-        patch_mask=batch["patch_mask"],
-        previous_log_probs=state.mean_log_probs,
-        restart_average=jnp.array(False),
-    )
+    keywords = keywords | {"model": model, "method": method}
+    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0), restart=False)
+    compute = functools.partial(compute_losses, **rest)
     (_, (_, metrics)), grads = jax.jit(jax.value_and_grad(compute, has_aux=True))(state.params)
     return jax.device_get((metrics, grads))
 

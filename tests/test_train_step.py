@@ -22,23 +22,13 @@ def run_one_step(mesh, name="k10"):
     state, keywords = golden.setup(name)
     batch = sharding.to_mesh(jax.device_get(golden.batch(name, 0)), mesh)
     state = sharding.replicate(state, mesh)
-    model, method = keywords["model"], keywords["method"]
 
     @jax.jit
-    def gradients(params, batch):
-        teacher = model.apply({"params": params}, batch["image_weak"])
-        return jax.grad(compute_losses, has_aux=True)(
-            params,
-            model=model,
-            method=method,
-            teacher_logits=teacher.logits,
-            images=batch["image_strong"],
-            patch_mask=batch["patch_mask"],
-            previous_log_probs=state.mean_log_probs,
-            restart_average=jnp.array(True),
-        )[0]
+    def gradients(state, batch):
+        rest = golden.loss_keywords(state, keywords, batch, restart=True)
+        return jax.grad(compute_losses, has_aux=True)(state.params, **rest)[0]
 
-    grads = gradients(state.params, batch)
+    grads = gradients(state, batch)
     step = jax.jit(
         functools.partial(train_step, **keywords),
         donate_argnums=0,
