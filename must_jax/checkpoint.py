@@ -1,8 +1,12 @@
 """Checkpoints of a run: the whole state, and what the host remembers beside it."""
 
 import dataclasses
+import functools
 import hashlib
+import os
 import pathlib
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,6 +177,7 @@ class Checkpoints:
                 f"{self._folder} is not seen by process {jax.process_index()}; --workdir must lie "
                 "on a file system that all processes share"
             )
+        _silence_writes_that_come_late()
         self._kept = _Kept(to_keep)
         self._checkpointer: Any = None
         self._pending: Any = None
@@ -258,8 +263,23 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+@functools.cache
+def _silence_writes_that_come_late() -> None:
+    """Tensorstore prints a traceback for each write that ends after orbax gave up on all."""
+    show = sys.unraisablehook
+
+    def show_others(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            show(told)
+
+    sys.unraisablehook = show_others
+
+
 def _reason(error: Exception) -> str:
     """One line of why files can't be written, by the words of the system where it has some."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
+    if number:
+        return os.strerror(int(number[1]))
     told = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
     return one_line(told or type(error).__name__)
 

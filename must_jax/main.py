@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
+        # Orbax tells a page for every checkpoint, and all that it raises beforehand.
+        logging.set_verbosity(logging.FATAL)
     workdir = os.path.expanduser(_WORKDIR.value or "")
     if not workdir and _MODE.value != "zeroshot":
         raise UserError("--workdir is missing; give the folder that the run writes to")

@@ -23,7 +23,7 @@ LAYERS = [
     {"convert", "tokenizer"},
     {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes", "run_notes"},
     {"sharding"},
-    {"preemption"},
+    {"preemption", "tensorboard"},
     {"config", "class_names", "distributed"},
     {"errors"},
 ]
