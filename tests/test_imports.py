@@ -20,7 +20,7 @@ LAYERS = [
     {"train_step", "zero_shot"},
     {"state", "checkpoint"},
     {"convert", "tokenizer"},
-    {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes"},
+    {"models", "data", "losses", "optimizer", "metrics", "quality", "scores", "recipes"},
     {"sharding"},
     {"config", "class_names", "distributed"},
     {"errors"},
