@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from must_jax.quality import ProbePredictions, Quality, alarms, choose, measure
-from must_jax.quality.measures import classifier_quality, entropy
+from must_jax.quality.measures import classifier_quality, consensus, entropy
 
 NUM_CLASSES = 4
 
@@ -226,19 +226,39 @@ def test_a_weak_zero_shot_may_be_contradicted():
     assert alarms([found]) == []
 
 
-def told(information, *, teacher=BALANCED):
-    fine = evaluation(teacher=teacher, **HALF_SURE)
-    return dataclasses.replace(
-        fine, teacher=dataclasses.replace(fine.teacher, information=information)
-    )
+def told(consensus, *, teacher=BALANCED):
+    return dataclasses.replace(evaluation(teacher=teacher, **HALF_SURE), consensus=consensus)
 
 
-def test_the_choice_is_the_most_information_among_those_without_an_alarm():
+def test_the_choice_is_the_most_consensus_among_those_without_an_alarm():
     assert choose([told(0.3), told(0.6), told(0.5)]) == 1
     assert choose([told(0.6), told(0.6), told(0.5)]) == 1
     collapsed = told(0.9, teacher=np.ones(40, int))
     assert choose([told(0.3), collapsed, told(0.5)]) == 2
-    assert choose([collapsed, told(0.3), dataclasses.replace(collapsed)]) == 1
-    assert choose([collapsed, dataclasses.replace(collapsed)]) == 1
+    assert choose([collapsed, told(0.3), collapsed]) == 1
+    assert choose([collapsed, collapsed]) == 1
     with pytest.raises(ValueError, match="no evaluation"):
         choose([])
+
+
+def test_consensus_has_its_closed_forms():
+    one = probe(BALANCED)
+    assert consensus(one, one) == pytest.approx(1, rel=1e-14)
+    assert consensus(one, probe((BALANCED + 1) % NUM_CLASSES)) == pytest.approx(1, rel=1e-14)
+    assert consensus(one, probe(np.zeros(40, int))) == pytest.approx(0, abs=1e-14)
+    # Every pair of classes equally often.
+    assert consensus(probe(np.arange(16) % 4), probe(np.arange(16) // 4)) == pytest.approx(0)
+    # Half of the images the same: 1 bit of the 2 that four classes have.
+    halves = consensus(probe(np.arange(16) % 4), probe(np.arange(16) % 2))
+    assert halves == pytest.approx(0.5, rel=1e-14)
+
+
+@pytest.mark.parity
+def test_consensus_is_scikit_learns_mutual_information():
+    metrics = pytest.importorskip("sklearn.metrics")
+    one, other = np.random.default_rng(0).integers(0, 6, (2, 100))
+    other = np.where(np.arange(100) < 60, one, other)
+    keywords = {"num_classes": 6}
+    found = consensus(probe(one, **keywords), probe(other, **keywords))
+    # float64 sums in another order.
+    assert found == pytest.approx(metrics.mutual_info_score(one, other) / np.log(6), rel=1e-12)

@@ -48,6 +48,25 @@ def agreement(one: ProbePredictions, other: ProbePredictions) -> float:
     return float(np.mean(one.predicted == other.predicted))
 
 
+def consensus(one: ProbePredictions, other: ProbePredictions) -> float:
+    """Mutual information of the classes of two classifiers, over its most, log K; 1 where K is 1.
+
+    1 where both agree, or differ by no more than the classes' names, and use all classes equally
+    often; 0 where the class that one says tells nothing of the other's, as after a collapse.
+    """
+    num_classes = len(one.mean_probabilities)
+    if num_classes == 1:
+        return 1.0
+    joint = one.predicted.astype(np.int64) * num_classes + other.predicted
+
+    def of_classes(classes: np.ndarray) -> np.ndarray:
+        _, counts = np.unique(classes, return_counts=True)
+        return entropy(counts / counts.sum())
+
+    information = of_classes(one.predicted) + of_classes(other.predicted) - of_classes(joint)
+    return float(information / np.log(num_classes))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierQuality:
     """What the predictions of one classifier tell of it.
@@ -96,6 +115,7 @@ class Quality:
     Attributes:
       zeroshot, student, teacher: each by itself; zero-shot CLIP is the same in all of a run.
       teacher_student, teacher_zeroshot, student_zeroshot: agreement of two.
+      consensus: of teacher and student, what `choose` goes by.
       sure_teacher_zeroshot: agreement on the half of the images that zero-shot CLIP is surest of.
       sure_confidence: zero-shot CLIP's mean confidence there.
       stability: agreement of the teacher with that of the evaluation before; with zero-shot CLIP,
@@ -109,6 +129,7 @@ class Quality:
     teacher_student: float
     teacher_zeroshot: float
     student_zeroshot: float
+    consensus: float
     sure_teacher_zeroshot: float
     sure_confidence: float
     stability: float
@@ -162,6 +183,7 @@ def measure(
         teacher_student=agreement(teacher, student),
         teacher_zeroshot=agreement(teacher, zeroshot),
         student_zeroshot=agreement(student, zeroshot),
+        consensus=consensus(teacher, student),
         sure_teacher_zeroshot=float(np.mean(teacher.predicted[sure] == zeroshot.predicted[sure])),
         sure_confidence=float(np.mean(zeroshot.confidence[sure])),
         stability=agreement(teacher, teacher_before or zeroshot),
