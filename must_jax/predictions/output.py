@@ -98,7 +98,7 @@ class Output:
         self._class_names, self._top_k, self._predicted_by = class_names, top_k, predicted_by
         self._is_csv = path.suffix.lower() == ".csv"
         self._progress = path.with_name(f"{path.name}.progress.json")
-        self.failures = path.with_name(f"{path.stem}.failed.csv")
+        self.failures = path.with_name(f"{path.name}.failed.csv")
         self.tally = Tally(0, 0, [0] * len(class_names), 0.0)
         with self._told():
             if self._progress.exists():
