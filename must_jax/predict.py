@@ -22,9 +22,10 @@ from must_jax.checkpoint import digest
 from must_jax.compile import jit_predict_step
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources import Source, decode_record
+from must_jax.data.sources.subset import Subset
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
-from must_jax.predictions import ClassFolders, Output, Predicted, Rest, Tally, check_output
+from must_jax.predictions import ClassFolders, Output, Predicted, Tally, check_output
 from must_jax.progress import STEPS_AHEAD, percent, say
 from must_jax.resume import read_state
 from must_jax.state import Params
@@ -133,7 +134,7 @@ def _predict_rest(
     config.batch_size = min(config.batch_size, len(source))
     small = dataclasses.replace(experiment, config=config)
     first = writer.done
-    rest = Rest(source, start=first)
+    rest = Subset(source, range(first, len(source)))
     pending: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
     with small.eval_batches(rest, mesh=mesh) as batches, distributed.ending_together():
         for batch in batches:

@@ -147,7 +147,12 @@ def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
     assert result["zeroshot_top1"] is result["student_top1"] is result["teacher_top1"] is None
     assert result["best_by_labels"] is None
     out = capsys.readouterr().out
-    assert "zero-shot" not in out
+    assert "accuracy" not in out
+    assert "epoch 1  without labels: consensus " in out
+    chosen = result["chosen_without_labels"]
+    assert chosen["epoch"] == 1
+    assert chosen["teacher_top1"] is None
+    assert 0 <= chosen["consensus"] <= 1
     assert out.splitlines()[-1].startswith("trained, without labelled images to test on, in ")
     with pytest.raises(UserError, match=r"dataset\.test is empty"):
         score(config, str(tmp_path / "run"))

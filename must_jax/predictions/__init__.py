@@ -2,7 +2,6 @@
 
 from must_jax.predictions.folders import ClassFolders
 from must_jax.predictions.output import Output, Tally, check_output
-from must_jax.predictions.rest import Rest
 from must_jax.predictions.rows import Predicted
 
-__all__ = ["ClassFolders", "Output", "Predicted", "Rest", "Tally", "check_output"]
+__all__ = ["ClassFolders", "Output", "Predicted", "Tally", "check_output"]

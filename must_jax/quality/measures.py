@@ -36,6 +36,25 @@ class ProbePredictions:
             mean_entropy=float(np.mean(entropy(p))),
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """JSON values from which `from_json` makes the same again."""
+        return {
+            "predicted": self.predicted.tolist(),
+            "confidence": self.confidence.tolist(),
+            "mean_probabilities": self.mean_probabilities.tolist(),
+            "mean_entropy": self.mean_entropy,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ProbePredictions:
+        """The inverse of `as_json`."""
+        return cls(
+            predicted=np.array(values["predicted"], np.int64),
+            confidence=np.array(values["confidence"]),
+            mean_probabilities=np.array(values["mean_probabilities"]),
+            mean_entropy=values["mean_entropy"],
+        )
+
 
 def entropy(p: np.ndarray) -> np.ndarray:
     """Entropy (...,), in nats, of distributions (..., K); NaN where one has a NaN."""
