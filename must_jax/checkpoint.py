@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import re
@@ -81,13 +82,13 @@ def _restore(
     path = checkpoint_folder(workdir) / str(step)
     saved = jax.eval_shape(_with_checksums, like)
     try:
-        metadata = ocp.metadata(path)
-        found = jax.tree.leaves(metadata.metadata, is_leaf=lambda a: hasattr(a, "shape"))
-        shapes = sorted(tuple(a.shape) for a in found)
+        told = ocp.metadata(path).custom_metadata or {}
     except Exception as error:
         # Orbax and tensorstore raise many types for files that are missing or damaged.
         raise _damaged(path, str(error)) from error
-    if sorted(a.shape for a in jax.tree.leaves(saved)) != shapes:
+    if told != _told(told.get("notes"), told.get("shapes")):
+        raise _damaged(path, "its notes are not what was saved")
+    if told["shapes"] != _shapes(like):
         raise UserError(
             f"{path} holds the state of another model than this config's checkpoint, image size "
             "and classes make; use the config it was written with, or another workdir"
@@ -107,7 +108,20 @@ def _restore(
     for key, is_same in jax.tree.leaves_with_path(same):
         if not is_same:
             raise _damaged(path, f"{jax.tree_util.keystr(key)} is not what was saved")
-    return loaded["state"], metadata.custom_metadata
+    return loaded["state"], told["notes"]
+
+
+def _shapes(state: TrainState) -> list[list[Any]]:
+    """Path and shape of every array, as JSON values."""
+    leaves = jax.tree.leaves_with_path(state)
+    return [[jax.tree_util.keystr(path), list(leaf.shape)] for path, leaf in leaves]
+
+
+def _told(notes: Any, shapes: Any) -> dict[str, Any]:
+    """What is written beside the arrays, with its SHA-256."""
+    text = json.dumps([notes, shapes], sort_keys=True)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return {"notes": notes, "shapes": shapes, "checksum": checksum}
 
 
 def restore_latest(workdir: str, like: TrainState, *, shardings: Any) -> Restored:
@@ -211,7 +225,9 @@ class Checkpoints:
         self._kept.chosen = chosen
         try:
             self._pending = self._checkpointer.save_async(
-                step, _with_checksums(state), custom_metadata=notes
+                step,
+                _with_checksums(state),
+                custom_metadata=_told(notes, _shapes(state)),
             )
         except Exception as error:
             self._pending = error

@@ -287,8 +287,8 @@ class _Run:
         if chosen:
             best = f"; without labels, epoch {chosen['epoch']} would be chosen"
         say(
-            f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard and "
-            f"checkpoints are in {self._workdir}"
+            f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard "
+            f"and checkpoints are in {self._workdir}"
         )
         return result
 
