@@ -51,6 +51,13 @@ def _last_step(workdir):
     return 0
 
 
+def _opened(workdir):
+    """Tells one start's metrics.jsonl from another's."""
+    with contextlib.suppress(OSError):
+        return (workdir / "metrics.jsonl").stat().st_ino
+    return None
+
+
 def _wait(process, happened):
     """Until it happened or the process ended; returns whether the process is alive."""
     deadline = time.monotonic() + PATIENCE
@@ -82,8 +89,8 @@ def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4)
     """A run that is killed once at each of `moments`, and then left alone to its end."""
     kills = Kills()
     for moment in moments:
+        reached, opened = _last_step(workdir), _opened(workdir)
         process = start(*_flags(config, workdir), cache=folder / "cache")
-        reached = _last_step(workdir)
         target = reached + rng.randint(1, 8)
         happened = {
             "any": lambda: True,
@@ -91,9 +98,11 @@ def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4)
             "save": lambda: _is_saving(workdir),
             "evaluation": lambda: _is_evaluating(workdir, steps_per_epoch),
         }[moment]
+        if moment != "any":  # what is seen must be of this start, not of the one before
+            _wait(process, lambda opened=opened: _opened(workdir) != opened)
         alive = _wait(process, happened)
         if alive:
-            time.sleep(rng.uniform(0, 12) if moment == "any" else rng.uniform(0, 0.03))
+            time.sleep(rng.uniform(0, 15) if moment == "any" else rng.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
         _, stdout, stderr = finish(process)
         if process.returncode != -signal.SIGKILL:
