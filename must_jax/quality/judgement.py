@@ -9,11 +9,10 @@ import numpy as np
 
 from must_jax.quality.measures import ClassifierQuality, Quality
 
-# Half of the classes gone, which mending errors does not do: runs on the digits that end above
-# zero-shot CLIP's accuracy keep nine tenths of them. What a collapse leaves is one class or two.
-COLLAPSED = 0.5
-# A class that takes this much, and less than that before any training.
-TAKES_ALL = 0.9
+# Of the classes in use, beside one. On the digits, runs that ended above zero-shot CLIP kept 0.88
+# of them and more, teacher and student, also where classes were unequal; those that lost accuracy
+# for want of balance fell to 0.77 and below, and what diverged to 0.
+COLLAPSED = 0.8
 # Self-training averages over confident images: of a batch of 1024, ten are too few to learn from.
 TOO_FEW_CONFIDENT = 0.01
 FELL_TO = 0.1  # of the largest confident share before
@@ -50,27 +49,26 @@ def diverged(history: Sequence[Quality]) -> Alarm | None:
 
 
 def collapse(history: Sequence[Quality]) -> Alarm | None:
-    """A class takes nearly all, or half of the classes that were in use are gone.
+    """Some classes take over from others.
 
-    Classes in use are counted as exp(entropy) (Hill, 1973, "Diversity and evenness"), which
-    is K for equal shares and 1 for a single class; the one that is always left is not counted.
+    Classes in use are counted as exp(entropy) (Hill, 1973, "Diversity and evenness"), which is K
+    for equal shares and 1 for a single class. The one that is always left does not count.
     """
     now = history[-1]
 
     def others(one: ClassifierQuality) -> float:
         return now.num_classes**one.class_entropy - 1
 
-    before = now.zeroshot
+    before = others(now.zeroshot)
     for name, one in (("teacher", now.teacher), ("student", now.student)):
-        takes_all = one.largest_share > TAKES_ALL > before.largest_share
-        if takes_all or others(one) < COLLAPSED * others(before):
+        if others(one) < COLLAPSED * before:
             return Alarm(
                 "collapse",
                 f"the {name} takes {one.largest_share:.1%} of the images for class "
                 f"{one.largest_class}, and uses {others(one) + 1:.1f} classes as it were, of "
-                f"zero-shot CLIP's {others(before) + 1:.1f}",
-                "raise config.fair_weight or config.confidence_threshold, lower "
-                "config.learning_rate, or bring config.ema_decay closer to 1",
+                f"zero-shot CLIP's {before + 1:.1f}",
+                "raise config.fair_weight or config.confidence_threshold, or lower "
+                "config.learning_rate; if your classes are that unequal, all is well",
             )
     return None
 
