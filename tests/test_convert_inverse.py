@@ -47,9 +47,7 @@ SAVED = {
 def test_tensors_come_back_bit_for_bit(family, tmp_path):
     checkpoint = open_checkpoint(SAVED[family](tmp_path), activation=None)
     layout = checkpoint.layout
-    tensors = source_tensors(
-        read_params(checkpoint, where=""), layout=layout, spec=checkpoint.spec
-    )
+    tensors = source_tensors(read_params(checkpoint, where=""), layout=layout, spec=checkpoint.spec)
     expected = {
         key: np.asarray(tensor)
         for key, tensor in checkpoint.tensors.items()
