@@ -14,10 +14,12 @@ from ml_collections import config_flags
 
 from must_jax import distributed
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import UserError
+from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
+from must_jax.replay import replay
+from must_jax.resume import CONFIG_FILE
 from must_jax.score import score, score_zero_shot
-from must_jax.train import CONFIG_FILE, train
+from must_jax.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/digits.py; --config.FIELD=VALUE overrides."
@@ -26,9 +28,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "zeroshot", "inspect"],
+    ["train", "eval", "zeroshot", "inspect", "replay"],
     "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
-    "show in a page what the run will see and do.",
+    "show in a page what the run will see and do; repeat the step that is not finite, at which a "
+    "run ended.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
@@ -41,6 +44,8 @@ _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step th
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: start it again
+EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,7 +71,13 @@ def main(argv: Sequence[str]) -> None:
     )
     if _DISABLE_JIT.value and distributed.is_running():
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
-    modes = {"train": train, "eval": score, "zeroshot": score_zero_shot, "inspect": inspect_run}
+    modes = {
+        "train": train,
+        "eval": score,
+        "zeroshot": score_zero_shot,
+        "inspect": inspect_run,
+        "replay": replay,
+    }
     modes[_MODE.value](config, workdir)
 
 
@@ -122,6 +133,11 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             if distributed.is_running():
                 distributed.end(EXIT_USER_ERROR)
             sys.exit(EXIT_USER_ERROR)
+        except StoppedError:
+            sys.exit(EXIT_STOPPED)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            os._exit(EXIT_INTERRUPTED)  # threads and processes may be at work
         except Exception as error:
             if not distributed.is_running():
                 raise

@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
 from must_jax.scores import IN_WORDS, Scores, fields
+
+Metrics = Mapping[str, jax.Array | float]
 
 # Steps that may be dispatched before their predecessors are done: enough to keep the device busy,
 # and each holds a batch in its memory.
@@ -31,7 +33,8 @@ def percent(fraction: float | None) -> str:
 class Progress:
     """Averages the metrics between log lines, and writes and prints them.
 
-    Metrics stay on the device until they are due.
+    Metrics stay on the device until they are due. Steps that were skipped, for they were not
+    finite, are counted and left out of the means.
     """
 
     def __init__(
@@ -44,8 +47,12 @@ class Progress:
         log_every_steps: int,
         batch_size: int,
         eval_metric: str,
+        pending: list[dict[str, float]],
     ):
-        """`first_step` is the number of steps done already, `eval_metric` the accuracy to tell."""
+        """`first_step` is the number of steps done already, `eval_metric` the accuracy to tell.
+
+        `pending` are the metrics of those steps that no line has told yet.
+        """
         self._writer = writer
         self._first_step = first_step
         self._num_steps = num_steps
@@ -53,35 +60,51 @@ class Progress:
         self._log_every_steps = log_every_steps
         self._batch_size = batch_size
         self._eval_metric = eval_metric
-        self._pending: list[dict[str, jax.Array]] = []
+        self._pending: list[Metrics] = list(pending)
+        self._resumed_with = len(pending)
         self._resumed = self._logged = time.perf_counter()
 
-    def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def step(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of a step, the `step`-th of the run, counted from 1."""
         self._pending.append(metrics)
         jax.block_until_ready(self._pending[-1 - STEPS_AHEAD : -STEPS_AHEAD])
         if step % self._log_every_steps and step != self._num_steps:
             return
-        fetched = jax.device_get(self._pending)
+        fetched = self.pending()
         now = time.perf_counter()
-        images_per_second = len(fetched) * self._batch_size / (now - self._logged)
-        means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+        done = len(fetched) - self._resumed_with
+        images_per_second = done * self._batch_size / (now - self._logged)
+        finite = [m for m in fetched if m["is_finite"]]
+        told = [name for name in fetched[0] if name != "is_finite"]
+        means = {name: float(np.mean([m[name] for m in finite])) for name in told if finite}
         for name in ("learning_rate", "ema_decay"):
-            means[name] = float(fetched[-1][name])
+            means[name] = fetched[-1][name]
+        if len(finite) < len(fetched):
+            means["skipped_steps"] = len(fetched) - len(finite)
         means["images_per_second"] = images_per_second
         self._writer.write(step, {f"train/{name}": value for name, value in means.items()})
         remaining = (now - self._resumed) / (step - self._first_step) * (self._num_steps - step)
+        losses = "without a finite step"
+        if finite:
+            losses = (
+                f"loss {means['loss']:.3f} (self-train {means['loss_self_train']:.3f}"
+                f"  fair {means['loss_fair']:.3f}  mim {means['loss_mim']:.3f}"
+                f"  align {means['loss_align']:.3f})"
+                f"  confident {percent(means['confident_fraction'])}"
+            )
         say(
             f"epoch {-(-step // self._steps_per_epoch)}  step {step}/{self._num_steps}"
-            f"  loss {means['loss']:.3f} (self-train {means['loss_self_train']:.3f}"
-            f"  fair {means['loss_fair']:.3f}  mim {means['loss_mim']:.3f}"
-            f"  align {means['loss_align']:.3f})"
-            f"  confident {percent(means['confident_fraction'])}"
-            f"  {images_per_second:.0f} images/s"
+            f"  {losses}  {images_per_second:.0f} images/s"
             f"  ETA {datetime.timedelta(seconds=round(remaining))}"
         )
         self._pending = []
+        self._resumed_with = 0
         self._logged = now
+
+    def pending(self) -> list[dict[str, float]]:
+        """The metrics of the steps since the last line; waits for the device."""
+        fetched = jax.device_get(self._pending)
+        return [{name: float(value) for name, value in m.items()} for m in fetched]
 
     def evaluated(self, step: int, scores: Scores) -> None:
         """Takes the accuracies after a step, by the names of what was scored."""

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -11,8 +12,9 @@ import tiny_run
 from must_jax.config import read_config
 from must_jax.convert.converted import SPEC_FILE
 from must_jax.errors import UserError
+from must_jax.resume import CONFIG_FILE
 from must_jax.score import score
-from must_jax.train import CONFIG_FILE, train
+from must_jax.train import train
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
         )
     }
     assert list((workdir / "tensorboard").glob("events.*"))
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["8"]
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
     best = result["best_by_labels"]
     assert best["teacher_top1"] >= result["teacher_top1"]
 
@@ -212,17 +214,20 @@ def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batch_size", 16, "trained with batch_size 8, and it is 16 now"),
-        ("seed", 1, "trained with seed 0"),
-        ("epochs", 1, "at step 8, after the 4 steps"),
-        ("dataset.train", "{tmp}/fewer", "trained with images 36, and it is 30 now"),
+        ("batch_size", 16, r"config\.batch_size was 8 and is 16 now"),
+        ("seed", 1, r"config\.seed was 0 and is 1 now"),
+        ("epochs", 1, r"config\.epochs was 2 and is 1 now"),
+        ("strong_view.crop_area", (0.5, 1.0), r"crop_area was \(0\.3, 1\.0\)"),
+        ("dataset.train", "{tmp}/fewer", "number of images of .* was 36 and is 30 now"),
+        ("dataset.class_names", "{tmp}/others.txt", "class names .* of .* was"),
     ],
 )
-def test_a_checkpoint_of_other_records_is_refused(
+def test_going_on_as_another_run_is_refused(
     inputs, finished, tmp_path, field, value, message
 ):
     shutil.copytree(finished[0], tmp_path / "run")
     tiny_run.write_images(tmp_path / "fewer", count=30, seed=0)
+    (tmp_path / "others.txt").write_text("square\ncircle\nstar\n")
     before = (tmp_path / "run" / CONFIG_FILE).read_text()
     config = tiny_run.config(inputs)
     value = value.format(tmp=tmp_path) if isinstance(value, str) else value
@@ -238,14 +243,31 @@ def test_a_step_folder_without_a_checkpoint_is_passed_over(inputs, finished, tmp
     result = train(tiny_run.config(inputs), str(tmp_path / "run"))
     assert result["teacher_digest"] == finished[1]["teacher_digest"]
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {"8", "incomplete-99"}
+    assert names == {"4", "8", "incomplete-99"}
 
 
-def test_a_damaged_checkpoint_is_named(inputs, finished, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    inputs, finished, tmp_path, capsys
+):
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8" / "state")
-    with pytest.raises(UserError, match="checkpoints/8 is damaged"):
+    result = train(tiny_run.config(inputs), str(tmp_path / "run"))
+    told = capsys.readouterr().out
+    assert re.search(r"checkpoints/8 is damaged \(.*\); passed over for step 4\n", told)
+    assert result["teacher_digest"] == finished[1]["teacher_digest"]
+    assert metrics_of(tmp_path / "run") == metrics_of(finished[0])
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"4", "8", "damaged-8"}
+
+
+def test_without_a_whole_checkpoint_nothing_is_started_anew(inputs, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for step in ("4", "8"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / step / "state")
+    before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError, match="checkpoints/8 is damaged .* no other checkpoint"):
         train(tiny_run.config(inputs), str(tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
 
 
 def test_scoring_leaves_a_checkpoint_that_is_being_written_alone(finished, tmp_path):
