@@ -18,12 +18,11 @@ from must_jax.errors import UserError
 from must_jax.exporting.finished import TREES
 from must_jax.exporting.runner import FORMATS, export_run
 from must_jax.exporting.weights import KINDS
-from must_jax.train import CONFIG_FILE
+from must_jax.resume import CONFIG_FILE
 
 flags.DEFINE_string("target", None, "Folder to write, whole or not at all.")
 flags.DEFINE_enum("format", None, FORMATS, "Whose layout.")
 _TREE = flags.DEFINE_enum("tree", "teacher", TREES, "Which of the run's two models.")
-_STEP = flags.DEFINE_integer("step", None, "Of the checkpoint, if not the latest.")
 _WEIGHTS = flags.DEFINE_enum("weights", None, KINDS, "Of --format=serving: float32 if not told.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of --format=serving: to compute in, if not as the run."
@@ -45,7 +44,6 @@ def main(argv: Sequence[str]) -> None:
         os.path.expanduser(_required("target")),
         format=_required("format"),
         tree=_TREE.value,
-        step=_STEP.value,
         weights=_WEIGHTS.value,
         dtype=_DTYPE.value,
         overwrite=_OVERWRITE.value,

@@ -8,13 +8,11 @@ import jax
 import numpy as np
 
 from must_jax import sharding
-from must_jax.checkpoint import COMPLETE, checkpoint_folder, latest_step, restore
 from must_jax.convert import TOKENIZER
 from must_jax.convert.source import Params
-from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.models import ClipSpec, VisionTransformer
-from must_jax.state import state_shapes
+from must_jax.resume import read_state
 
 TREES = ("teacher", "student")
 # What training adds to a checkpoint's image tower.
@@ -46,28 +44,19 @@ class FinishedRun:
     step: int
 
 
-def load_finished(
-    experiment: Experiment, workdir: str, *, tree: str, step: int | None
-) -> FinishedRun:
-    """Reads a checkpoint of `workdir` onto one device, wherever it was trained.
+def load_finished(experiment: Experiment, workdir: str, *, tree: str) -> FinishedRun:
+    """Reads the latest checkpoint of `workdir` onto one device, wherever it was trained.
 
     Args:
       experiment: of the run.
       workdir: of the run.
       tree: of `TREES`.
-      step: of the checkpoint; None: the latest.
 
     Raises:
-      UserError: there is no such checkpoint, it is damaged, or another config's.
+      UserError: there is none, or it is another config's.
     """
-    if step is not None and not (checkpoint_folder(workdir) / str(step) / COMPLETE).is_file():
-        raise UserError(f"{checkpoint_folder(workdir)} has no complete checkpoint of step {step}")
-    step = latest_step(workdir) if step is None else step
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    shapes = experiment.student_shapes()
-    optimizer = experiment.step_keywords(shapes, steps_per_epoch=1)["optimizer"]
-    like = state_shapes(shapes, optimizer=optimizer)
-    state, _ = restore(workdir, like, step=step, shardings=sharding.state_shardings(mesh, like))
+    state = read_state(experiment, workdir, mesh=mesh).state
     params = jax.device_get(state.teacher_params if tree == "teacher" else state.params)
     return FinishedRun(
         spec=experiment.spec,

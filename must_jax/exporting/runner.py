@@ -29,7 +29,6 @@ def export_run(
     *,
     format: str,
     tree: str = "teacher",
-    step: int | None = None,
     weights: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
@@ -42,7 +41,6 @@ def export_run(
       target: the folder, which appears whole or not at all.
       format: of `FORMATS`.
       tree: `teacher` or `student`.
-      step: of the checkpoint; None: the latest.
       weights: of a serving artifact, of `weights.KINDS`; None: float32.
       dtype: that a serving artifact computes in; None: what the run did.
       overwrite: replaces an export at `target`.
@@ -51,7 +49,7 @@ def export_run(
       What was written.
 
     Raises:
-      UserError: the run has no such checkpoint, the format can't hold its model, or the target
+      UserError: the run has no checkpoint, the format can't hold its model, or the target
         exists or can't be written.
     """
     path = pathlib.Path(target).absolute()
@@ -60,7 +58,7 @@ def export_run(
         raise UserError(
             f"--weights and --dtype are of --format=serving; {format} keeps float32, as trained"
         )
-    run = load_finished(build(config), workdir, tree=tree, step=step)
+    run = load_finished(build(config), workdir, tree=tree)
     with written_whole(path) as folder:
         if format == "serving":
             serving.write(run, folder, weights=weights or "float32", dtype=dtype or config.dtype)
