@@ -121,6 +121,8 @@ def test_torch_reads_the_archive(tmp_path):
 def test_classifier_json_tells_of_the_run(tmp_path):
     run = make_run(TINY, tmp_path / "tokenizer")
     write_classifier(run, tmp_path)
+    files = [tmp_path / name for name in ("classifier.json", "classifier.safetensors")]
+    assert len({file.stat().st_mode for file in files}) == 1
     assert json.loads((tmp_path / "classifier.json").read_text()) == {
         "names": list(NAMES),
         "tree": "teacher",

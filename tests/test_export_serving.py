@@ -137,6 +137,8 @@ def test_choices(finished, artifact, evaluated, tmp_path):
     views, _, logits = evaluated
     about = json.loads((artifact / "classifier.json").read_text())
     assert about["tree"] == "teacher"
+    # Neither paths of this machine nor what depends on them.
+    assert b".py" not in (artifact / "program.bin").read_bytes()
     assert (about["weights"], about["dtype"]) == ("float32", "float32")
     run = export_run(
         config, str(workdir), tmp_path / "x", format="serving", tree="student", weights="int8"

@@ -23,7 +23,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file that transformers takes for PyTorch's."""
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)  # it would be its owner's alone
 
 
 def copy_tokenizer(run: FinishedRun, folder: Path) -> None:

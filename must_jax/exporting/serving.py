@@ -1,7 +1,8 @@
 """A run as one program for CPU, CUDA and TPU, its weights beside it, and a loader."""
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -46,10 +47,22 @@ def make_program(
 
     (batch,) = jax.export.symbolic_shape("b")
     size = spec.vision.image_size
-    return jax.export.export(jax.jit(classify), platforms=PLATFORMS)(
-        {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in weights.items()},
-        jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8),
-    )
+    shapes = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in weights.items()}
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+    with _without_locations():
+        return jax.export.export(jax.jit(classify), platforms=PLATFORMS)(shapes, images)
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Keeps the paths of source files on this machine out of a program, which else differs."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def write(run: FinishedRun, folder: Path, *, weights: str, dtype: str) -> None:
