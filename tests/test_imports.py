@@ -9,9 +9,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "must_jax"
 
 # From the top down; a module may import what stands on a later line.
 LAYERS = [
-    {"plan"},
+    {"plan", "export"},
     {"main"},
-    {"planning"},
+    {"planning", "exporting"},
     {"train", "score", "inspection", "replay", "predict"},
     {"resume", "saving", "nonfinite", "judge"},
     {"probe"},
