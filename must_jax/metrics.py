@@ -1,13 +1,14 @@
 """Metrics as JSON lines and TensorBoard events, results as JSON."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 
 from must_jax.errors import UserError
 
@@ -49,6 +50,8 @@ class MetricWriter:
         rewritten.write_text("".join(f"{line}\n" for line in kept))
         os.replace(rewritten, path)
         self._lines = path.open("a", buffering=1)
+        with _without_torch():
+            import tensorboardX
         self._events = tensorboardX.SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1
         )
@@ -75,3 +78,19 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides torch, where it is installed, from who imports it only to know its tensors.
+
+    That import takes longer than all others of a run together.
+    """
+    loaded = "torch" in sys.modules
+    if not loaded:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not loaded:
+            del sys.modules["torch"]

@@ -11,6 +11,7 @@ import numpy as np
 from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
 from must_jax.scores import IN_WORDS, Scores, fields
+from must_jax.telemetry import Telemetry
 
 # Steps that may be dispatched before their predecessors are done: enough to keep the device busy,
 # and each holds a batch in its memory.
@@ -37,51 +38,53 @@ class Progress:
     def __init__(
         self,
         writer: MetricWriter,
+        telemetry: Telemetry,
         *,
         first_step: int,
         num_steps: int,
         steps_per_epoch: int,
         log_every_steps: int,
-        batch_size: int,
         eval_metric: str,
     ):
         """`first_step` is the number of steps done already, `eval_metric` the accuracy to tell."""
         self._writer = writer
+        self._telemetry = telemetry
         self._first_step = first_step
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
-        self._batch_size = batch_size
         self._eval_metric = eval_metric
         self._pending: list[dict[str, jax.Array]] = []
-        self._resumed = self._logged = time.perf_counter()
+        self._resumed = time.perf_counter()
 
     def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics of a step, the `step`-th of the run, counted from 1."""
         self._pending.append(metrics)
+        self._telemetry.dispatched(metrics)
         jax.block_until_ready(self._pending[-1 - STEPS_AHEAD : -STEPS_AHEAD])
         if step % self._log_every_steps and step != self._num_steps:
             return
         fetched = jax.device_get(self._pending)
-        now = time.perf_counter()
-        images_per_second = len(fetched) * self._batch_size / (now - self._logged)
+        performance = self._telemetry.lap()
         means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
         for name in ("learning_rate", "ema_decay"):
             means[name] = float(fetched[-1][name])
-        means["images_per_second"] = images_per_second
-        self._writer.write(step, {f"train/{name}": value for name, value in means.items()})
-        remaining = (now - self._resumed) / (step - self._first_step) * (self._num_steps - step)
+        scalars = {f"train/{name}": value for name, value in means.items()}
+        self._writer.write(step, scalars | (performance.fields if performance else {}))
+        seconds_a_step = (time.perf_counter() - self._resumed) / (step - self._first_step)
+        remaining = seconds_a_step * (self._num_steps - step)
+        told = "".join(f"  {words}" for words in performance.told) if performance else ""
         say(
             f"epoch {-(-step // self._steps_per_epoch)}  step {step}/{self._num_steps}"
             f"  loss {means['loss']:.3f} (self-train {means['loss_self_train']:.3f}"
             f"  fair {means['loss_fair']:.3f}  mim {means['loss_mim']:.3f}"
             f"  align {means['loss_align']:.3f})"
             f"  confident {percent(means['confident_fraction'])}"
-            f"  {images_per_second:.0f} images/s"
-            f"  ETA {datetime.timedelta(seconds=round(remaining))}"
+            f"{told}  ETA {datetime.timedelta(seconds=round(remaining))}"
         )
+        if performance and performance.warning:
+            say(performance.warning)
         self._pending = []
-        self._logged = now
 
     def evaluated(self, step: int, scores: Scores) -> None:
         """Takes the accuracies after a step, by the names of what was scored."""
@@ -95,8 +98,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done inside out of the training's images per second."""
+        """Keeps what is done inside out of the times that are logged."""
         jax.block_until_ready(self._pending)
-        started = time.perf_counter()
-        yield
-        self._logged += time.perf_counter() - started
+        with self._telemetry.paused():
+            yield

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from must_jax import distributed, sharding
+from must_jax import distributed, profiling, sharding
 from must_jax.checkpoint import Checkpoints, digest, latest_step, restore
 from must_jax.compile import first_state, jit_train_step
 from must_jax.config import flat_fields, read_config
@@ -17,20 +17,27 @@ from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
 from must_jax.failed_images import FailedImages
+from must_jax.flops import plain_flops
 from must_jax.metrics import MetricWriter, write_json
 from must_jax.progress import Progress, percent, say
 from must_jax.scores import IN_WORDS, NOTED, fields
 from must_jax.state import init_state, state_shapes
+from must_jax.telemetry import Telemetry
 
 Result = dict[str, Any]
 CONFIG_FILE = "config.json"
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
+def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | None = None) -> Result:
     """Trains from where `workdir` stands to the last epoch, and reports.
 
     Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and result.json under `workdir`.
+
+    Args:
+      config: the run's.
+      workdir: the run's folder, given to it alone.
+      profile: steps to trace, as `profiling.choose_steps` reads them; None for no trace.
 
     Returns:
       The content of result.json.
@@ -59,6 +66,9 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
     distributed.require_same({"the number of training images": len(source)})
     first_step = latest_step(workdir) or 0
+    profile_steps = None
+    if profile is not None:
+        profile_steps = profiling.choose_steps(profile, first_step=first_step, num_steps=num_steps)
     if first_step:
         like = state_shapes(shapes, optimizer=keywords["optimizer"])
         shardings = sharding.state_shardings(mesh, like)
@@ -98,16 +108,32 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
         writer = stack.enter_context(contextlib.closing(MetricWriter(workdir, step=first_step)))
         # Entered last: others hear of an exception before anything here is closed.
         stack.enter_context(distributed.ending_together())
+        telemetry = Telemetry(
+            batch_size=config.batch_size,
+            flops_per_image=plain_flops(experiment.spec, num_classes=len(experiment.classes.names)),
+            num_threads=config.loader.num_threads,
+            num_workers=config.loader.num_workers,
+        )
         progress = Progress(
             writer,
+            telemetry,
             first_step=first_step,
             num_steps=num_steps,
             steps_per_epoch=steps_per_epoch,
             log_every_steps=config.log_every_steps,
-            batch_size=config.batch_size,
             eval_metric=metric,
         )
-        for step, batch in enumerate(batches, start=first_step + 1):
+        run_step = stack.enter_context(
+            profiling.traced(
+                run_step,
+                steps=profile_steps,
+                workdir=workdir,
+                first_step=first_step,
+                paused=progress.paused,
+                say=say,
+            )
+        )
+        for step, batch in enumerate(telemetry.timed(batches), start=first_step + 1):
             failed.note(batch["failed"])
             arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
             state, metrics = run_step(state, sharding.to_mesh(arrays, mesh))

@@ -15,13 +15,14 @@ LAYERS = [
     {"train", "score", "inspection"},
     {"evaluate"},
     {"failed_images"},
-    {"experiment", "progress", "compile"},
+    {"experiment", "progress", "compile", "profiling"},
     {"eval_step"},
     {"train_step", "zero_shot"},
-    {"state", "checkpoint"},
+    {"state", "checkpoint", "flops"},
     {"convert", "tokenizer"},
-    {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes"},
-    {"sharding"},
+    {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes", "telemetry"},
+    {"sharding", "compile_cache"},
+    {"chips", "step_timer"},
     {"config", "class_names", "distributed"},
     {"errors"},
 ]
@@ -84,7 +85,7 @@ def test_training_needs_neither_torch_nor_tensorflow():
 
 
 def test_what_few_runs_need_is_not_imported_by_all():
-    slow = ["fsspec", "pyarrow", "sentencepiece", "tensorflow_datasets"]
+    slow = ["fsspec", "pyarrow", "sentencepiece", "tensorflow_datasets", "torch"]
     code = f"import sys, must_jax.main;print([name for name in {slow} if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout == "[]\n", process.stderr
