@@ -65,7 +65,18 @@ def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
             "grad_norm",
         )
     }
-    assert list((workdir / "tensorboard").glob("events.*"))
+    of_the_machine = {
+        "perf/images_per_second",
+        "perf/images_per_second_per_chip",
+        "perf/step_seconds",
+        "perf/data_wait_fraction",
+        "perf/host_memory_bytes",
+    }
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        told = {name for name in json.loads(line) if name.startswith("perf/")}
+        assert told == (of_the_machine if "train/loss" in line else set())
+    (events,) = (workdir / "tensorboard").glob("events.*")
+    assert all(name.encode() in events.read_bytes() for name in of_the_machine)
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["8"]
     best = result["best_by_labels"]
     assert best["teacher_top1"] >= result["teacher_top1"]
@@ -135,6 +146,12 @@ def test_eval_scores_a_workdir_as_training_did(finished, capsys):
 
 def test_the_config_in_the_workdir_is_the_one_it_was_run_with(finished, inputs):
     assert read_config(finished[0] / CONFIG_FILE).to_dict() == tiny_run.config(inputs).to_dict()
+
+
+def test_steps_to_trace_that_are_not_run_are_refused_before_anything_is_written(inputs, tmp_path):
+    with pytest.raises(UserError, match=r"--profile=7:9 .*steps 1 to 8 are left"):
+        train(tiny_run.config(inputs), str(tmp_path / "run"), profile="7:9")
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
