@@ -283,15 +283,9 @@ def test_command(finished, tmp_path):
     code, told = export(target, "--format=serving", "--weights=bfloat16", "--dtype=bfloat16")
     assert code == 0, told
     assert "serving: teacher of step 8, 3 classes, image size 16" in told
-    for flags, message in [
-        ([target], "--format is missing"),
-        ([target, "--format=onnx"], "--format=onnx"),
-        (["--format=serving"], "--target is missing"),
-    ]:
-        code, told = export(*flags)
-        assert code == 2
-        assert f"error: {message}" in told or message in told
-        assert "Traceback" not in told
+    code, told = export(target)
+    assert (code, told.splitlines()[-1]) == (2, "error: --format is missing; try --help")
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow
