@@ -1,8 +1,13 @@
 """Checkpoints of a run: the whole state, and what the host remembers beside it."""
 
 import dataclasses
+import functools
 import hashlib
+import json
+import os
 import pathlib
+import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,13 +82,13 @@ def _restore(
     path = checkpoint_folder(workdir) / str(step)
     saved = jax.eval_shape(_with_checksums, like)
     try:
-        metadata = ocp.metadata(path)
-        found = jax.tree.leaves(metadata.metadata, is_leaf=lambda a: hasattr(a, "shape"))
-        shapes = sorted(tuple(a.shape) for a in found)
+        told = ocp.metadata(path).custom_metadata or {}
     except Exception as error:
         # Orbax and tensorstore raise many types for files that are missing or damaged.
         raise _damaged(path, str(error)) from error
-    if sorted(a.shape for a in jax.tree.leaves(saved)) != shapes:
+    if told != _told(told.get("notes"), told.get("shapes")):
+        raise _damaged(path, "its notes are not what was saved")
+    if told["shapes"] != _shapes(like):
         raise UserError(
             f"{path} holds the state of another model than this config's checkpoint, image size "
             "and classes make; use the config it was written with, or another workdir"
@@ -103,7 +108,20 @@ def _restore(
     for key, is_same in jax.tree.leaves_with_path(same):
         if not is_same:
             raise _damaged(path, f"{jax.tree_util.keystr(key)} is not what was saved")
-    return loaded["state"], metadata.custom_metadata
+    return loaded["state"], told["notes"]
+
+
+def _shapes(state: TrainState) -> list[list[Any]]:
+    """Path and shape of every array, as JSON values."""
+    leaves = jax.tree.leaves_with_path(state)
+    return [[jax.tree_util.keystr(path), list(leaf.shape)] for path, leaf in leaves]
+
+
+def _told(notes: Any, shapes: Any) -> dict[str, Any]:
+    """What is written beside the arrays, with its SHA-256."""
+    text = json.dumps([notes, shapes], sort_keys=True)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return {"notes": notes, "shapes": shapes, "checksum": checksum}
 
 
 def restore_latest(workdir: str, like: TrainState, *, shardings: Any) -> Restored:
@@ -173,6 +191,7 @@ class Checkpoints:
                 f"{self._folder} is not seen by process {jax.process_index()}; --workdir must lie "
                 "on a file system that all processes share"
             )
+        _silence_writes_that_come_late()
         self._kept = _Kept(to_keep)
         self._checkpointer: Any = None
         self._pending: Any = None
@@ -206,7 +225,9 @@ class Checkpoints:
         self._kept.chosen = chosen
         try:
             self._pending = self._checkpointer.save_async(
-                step, _with_checksums(state), custom_metadata=notes
+                step,
+                _with_checksums(state),
+                custom_metadata=_told(notes, _shapes(state)),
             )
         except Exception as error:
             self._pending = error
@@ -258,8 +279,23 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+@functools.cache
+def _silence_writes_that_come_late() -> None:
+    """Tensorstore prints a traceback for each write that ends after orbax gave up on all."""
+    show = sys.unraisablehook
+
+    def show_others(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            show(told)
+
+    sys.unraisablehook = show_others
+
+
 def _reason(error: Exception) -> str:
     """One line of why files can't be written, by the words of the system where it has some."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
+    if number:
+        return os.strerror(int(number[1]))
     told = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
     return one_line(told or type(error).__name__)
 

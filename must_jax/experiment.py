@@ -161,6 +161,24 @@ class Experiment:
         _check_decodes(source)
         return source
 
+    def images(self, path: str) -> Source:
+        """Images without their labels, of a path that is read as `config.dataset.train` is.
+
+        With `config.dataset.tfds` set, it is a split, unless there is a slash in it.
+
+        Raises:
+          UserError: they are missing or can't be used.
+        """
+        dataset = self.config.dataset
+        source = open_source(
+            path,
+            image_field=dataset.image_field,
+            tfds="" if "/" in path else dataset.tfds,
+            data_dir=dataset.data_dir,
+        )
+        _check_decodes(source)
+        return source
+
     def _open(self, path: str, *, labels: Labels) -> Source:
         dataset, classes = self.config.dataset, self.classes
         return open_source(

@@ -22,7 +22,6 @@ from must_jax.resume import CONFIG_FILE
 
 flags.DEFINE_string("target", None, "Folder to write, whole or not at all.")
 flags.DEFINE_enum("format", None, FORMATS, "Whose layout.")
-_TREE = flags.DEFINE_enum("tree", "teacher", TREES, "Which of the run's two models.")
 _WEIGHTS = flags.DEFINE_enum("weights", None, KINDS, "Of --format=serving: float32 if not told.")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of --format=serving: to compute in, if not as the run."
@@ -35,15 +34,19 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
+        # Orbax tells a page for every checkpoint, and all that it raises beforehand.
+        logging.set_verbosity(logging.FATAL)
     workdir = os.path.expanduser(_required("workdir"))
+    tree = flags.FLAGS.tree or TREES[0]  # a flag of the command that predicts, too
+    if tree not in TREES:
+        raise UserError(f"--tree={tree} is not what a run has; give one of {', '.join(TREES)}")
     config = flags.FLAGS.config or read_config(os.path.join(workdir, CONFIG_FILE))
     export_run(
         config,
         workdir,
         os.path.expanduser(_required("target")),
         format=_required("format"),
-        tree=_TREE.value,
+        tree=tree,
         weights=_WEIGHTS.value,
         dtype=_DTYPE.value,
         overwrite=_OVERWRITE.value,

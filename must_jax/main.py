@@ -16,6 +16,7 @@ from must_jax import distributed
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
+from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
 from must_jax.resume import CONFIG_FILE
 from must_jax.score import score, score_zero_shot
@@ -28,11 +29,19 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "zeroshot", "inspect", "replay"],
+    ["train", "eval", "zeroshot", "inspect", "predict", "replay"],
     "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
-    "show in a page what the run will see and do; repeat the step that is not finite, at which a "
-    "run ended.",
+    "show in a page what the run will see and do; predict images into a file; repeat the step that "
+    "is not finite, at which a run ended.",
 )
+# Of --mode=predict.
+_IMAGES = flags.DEFINE_string("images", None, "Images to predict; default: config.dataset.train.")
+_TREE = flags.DEFINE_enum("tree", None, TREES, "Which parameters predict; default: the teacher.")
+_TOP_K = flags.DEFINE_integer("top_k", None, "Classes for each image; default: 5.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "A .csv, .jsonl or .parquet file; default: WORKDIR/predictions.csv."
+)
+_SORT_INTO = flags.DEFINE_string("sort_into", None, "Folder for a folder of images a class.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -53,9 +62,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
+        # Orbax tells a page for every checkpoint, and all that it raises beforehand.
+        logging.set_verbosity(logging.FATAL)
     workdir = os.path.expanduser(_WORKDIR.value or "")
-    if not workdir and _MODE.value != "zeroshot":
+    request = _request()
+    of_no_run = request and request.tree == "zeroshot" and request.output
+    if not workdir and _MODE.value != "zeroshot" and not of_no_run:
         raise UserError("--workdir is missing; give the folder that the run writes to")
     if _DISABLE_JIT.value:
         jax.config.update("jax_disable_jit", True)
@@ -71,6 +83,9 @@ def main(argv: Sequence[str]) -> None:
     )
     if _DISABLE_JIT.value and distributed.is_running():
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
+    if request:
+        predict(config, workdir, request=request)
+        return
     modes = {
         "train": train,
         "eval": score,
@@ -79,6 +94,20 @@ def main(argv: Sequence[str]) -> None:
         "replay": replay,
     }
     modes[_MODE.value](config, workdir)
+
+
+def _request() -> Request | None:
+    """What `--mode=predict` is asked for; None in another mode, which has no use for its flags."""
+    given: dict[str, Any] = {
+        holder.name: holder.value
+        for holder in (_IMAGES, _TREE, _TOP_K, _OUTPUT, _SORT_INTO)
+        if holder.value is not None
+    }
+    if _MODE.value == "predict":
+        return Request(**given)
+    if given:
+        raise UserError(f"--{next(iter(given))} goes with --mode=predict; leave it out")
+    return None
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

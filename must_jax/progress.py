@@ -10,6 +10,7 @@ import numpy as np
 
 from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
+from must_jax.quality import Quality
 from must_jax.scores import IN_WORDS, Scores, fields
 
 Metrics = Mapping[str, jax.Array | float]
@@ -106,15 +107,20 @@ class Progress:
         fetched = jax.device_get(self._pending)
         return [{name: float(value) for name, value in m.items()} for m in fetched]
 
-    def evaluated(self, step: int, scores: Scores) -> None:
-        """Takes the accuracies after a step, by the names of what was scored."""
+    def evaluated(self, step: int, scores: Scores, quality: Quality) -> None:
+        """Takes the accuracies after a step, by the names of what was scored, and its quality."""
         values = fields(scores)
         known = {f"eval/{name}": value for name, value in values.items() if value is not None}
+        self._writer.write(step, known | quality.metrics())
+        accuracy = ""
         if known:
-            self._writer.write(step, known)
             metric = self._eval_metric
             told = "  ".join(f"{name} {percent(values[f'{name}_{metric}'])}" for name in scores)
-            say(f"epoch {step // self._steps_per_epoch}  {IN_WORDS[metric]}: {told}")
+            accuracy = f"  {IN_WORDS[metric]}: {told}"
+        say(
+            f"epoch {step // self._steps_per_epoch}{accuracy}  without labels: consensus "
+            f"{quality.consensus:.3f}  agrees with zero-shot {percent(quality.teacher_zeroshot)}"
+        )
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

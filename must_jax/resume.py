@@ -33,7 +33,7 @@ FREE = (
     "log_every_steps",
     "eval_",
     "checkpoint",
-    "keep_best",
+    "keep_chosen",
     "grace_seconds",
     "max_nonfinite_steps",
     "expected.",

@@ -15,6 +15,8 @@ class RunNotes:
       zero_shot: accuracies before the first step, by the names that files have them under.
       best_by_labels: the epoch that scored best on the test images.
       evaluated_step: step of the last evaluation.
+      probe: predictions of unlabelled images, by classifier, as `ProbePredictions.as_json`.
+      evaluations: those so far, with what labels and what predictions without labels tell of them.
       failed_records: images that did not decode.
       pending: metrics of the steps since the last log line.
       skipped_steps: steps that changed nothing, for they were not finite.
@@ -27,6 +29,8 @@ class RunNotes:
     zero_shot: dict[str, float | None] | None = None
     best_by_labels: dict[str, Any] | None = None
     evaluated_step: int = 0
+    probe: dict[str, Any] | None = None
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed_records: list[int] = dataclasses.field(default_factory=list)
     pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
     skipped_steps: int = 0

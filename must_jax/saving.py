@@ -18,7 +18,7 @@ class Saving:
     """Writes checkpoints while the run goes on; all processes must call every method.
 
     Attributes:
-      started_step: of the last checkpoint that was begun.
+      started_step: of the last checkpoint that was begun, and has not failed.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, step: int):
@@ -53,11 +53,12 @@ class Saving:
             if failure is not None:
                 say(f"the checkpoint of step {step} was not written: {failure}; trying again")
             time.sleep(seconds)
-            if self.started_step != step or failure is not None:
+            if self.started_step != step:
                 self.save(state, **keywords)
             failure = self._checkpoints.finish()
             if failure is None:
                 return
+            self.started_step = self._written_step
         raise UserError(
             f"the checkpoint of step {step} cannot be written ({failure}); mend that, and the same "
             f"command goes on from step {self._written_step}"
@@ -75,3 +76,4 @@ class Saving:
             f"on, that of step {self._written_step} stays, and the next try is in "
             f"{RETRY_SECONDS:.0f} s"
         )
+        self.started_step = self._written_step

@@ -18,9 +18,11 @@ from must_jax.errors import StoppedError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.failed_images import FailedImages
+from must_jax.judge import Judge
 from must_jax.metrics import MetricWriter, write_json
 from must_jax.nonfinite import NonFiniteSteps
 from must_jax.preemption import Preemption
+from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
@@ -92,6 +94,8 @@ class _Run:
         )
         self._begun = started - self.notes.seconds
         self._scores: Scores | None = None
+        probe = Probe(experiment, self._mesh, self._source, num_images=config.probe_images)
+        self._judge = Judge(probe, self.notes, threshold=config.confidence_threshold)
         self._score_zero_shot()
 
     def _score_zero_shot(self) -> None:
@@ -106,6 +110,8 @@ class _Run:
             notes.test = path
             notes.zero_shot = fields(self._evaluate(zeroshot=student))
             notes.best_by_labels = None
+        if notes.probe is None:
+            self._judge.begin(self.state.params, between_batches=self._preemption.check)
         metric = self._config.eval_metric
         if source:
             say(f"zero-shot {IN_WORDS[metric]} {percent(notes.zero_shot[f'zeroshot_{metric}'])}")
@@ -210,17 +216,21 @@ class _Run:
             return True
         if self._epoch_is_due(self._config.checkpoint_every_epochs):
             return True
+        if self.step == self._chosen_step():
+            return True
         return self.step % self._config.log_every_steps == 0 and self._saving.is_retry_due()
 
     def _evaluate_epoch(self) -> None:
+        trees = {"student": self.state.params, "teacher": self.state.teacher_params}
         with self._progress.paused():
-            scores = self._evaluate(student=self.state.params, teacher=self.state.teacher_params)
+            scores = self._evaluate(**trees)
+            evaluation = {"step": self.step, "epoch": self.step // self._steps_per_epoch}
+            quality = self._judge.look(
+                evaluation | fields(scores), between_batches=self._preemption.check, **trees
+            )
         self._scores = scores
-        self._progress.evaluated(self.step, scores)
-        reached = {
-            "epoch": self.step // self._steps_per_epoch,
-            **fields({"teacher": scores["teacher"]}),
-        }
+        self._progress.evaluated(self.step, scores, quality)
+        reached = evaluation | fields({"teacher": scores["teacher"]})
         self.notes.best_by_labels = _better(
             self.notes.best_by_labels, reached, self._config.eval_metric
         )
@@ -236,7 +246,12 @@ class _Run:
         notes.pending = self._progress.pending()
         notes.skipped_steps = self._nonfinite.count
         notes.skipped_in_row = self._nonfinite.in_a_row
-        return {"step": self.step, "notes": notes, "chosen": None}
+        return {"step": self.step, "notes": notes, "chosen": self._chosen_step()}
+
+    def _chosen_step(self) -> int | None:
+        """Of the checkpoint that is kept for having been chosen without labels."""
+        chosen = self._judge.chosen() if self._config.keep_chosen else None
+        return chosen["step"] if chosen else None
 
     def _report(self) -> Result:
         notes, metric = self.notes, self._config.eval_metric
@@ -248,6 +263,8 @@ class _Run:
             **fields(scores),
             "eval_metric": metric,
             "best_by_labels": notes.best_by_labels,
+            "chosen_without_labels": _summary(self._judge.chosen()),
+            "alarms": notes.evaluations[-1]["alarms"] if notes.evaluations else {},
             "steps": self._num_steps,
             "seconds": round(time.perf_counter() - self._begun, 2),
             "failed_images": len(notes.failed_records),
@@ -265,9 +282,13 @@ class _Run:
                 **reached
             )
             told += NOTED[metric]
+        chosen = result["chosen_without_labels"]
+        best = ""
+        if chosen:
+            best = f"; without labels, epoch {chosen['epoch']} would be chosen"
         say(
-            f"{told} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and "
-            f"checkpoints are in {self._workdir}"
+            f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard "
+            f"and checkpoints are in {self._workdir}"
         )
         return result
 
@@ -278,6 +299,14 @@ def _told(mesh: jax.sharding.Mesh) -> str:
     several = jax.process_count() > 1
     processes = f" of {jax.process_count()} processes" if several else ""
     return processes + (f", as {sizes}" if several or mesh.shape["data"] < mesh.size else "")
+
+
+def _summary(evaluation: Result | None) -> Result | None:
+    """An evaluation without the many numbers that it was chosen by."""
+    if evaluation is None:
+        return None
+    numbers = {"consensus": evaluation["quality"]["consensus"]}
+    return {name: v for name, v in evaluation.items() if name != "quality"} | numbers
 
 
 def _better(best: Result | None, now: Result, metric: str) -> Result | None:

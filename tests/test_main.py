@@ -180,6 +180,9 @@ REFUSALS = {
     "value out of range": (["--config.mask_ratio=2.0"], "config.mask_ratio is 2.0"),
     "unknown flag": (["--wrkdir=x"], "wrkdir"),
     "unknown mode": (["--mode=fly"], "fly"),
+    "flag of another mode": (["--top_k=3"], "--top_k goes with --mode=predict"),
+    "unknown tree": (["--mode=predict", "--tree=oak"], "oak"),
+    "unknown format": (["--mode=predict", "--output=x.xlsx"], "must end in .csv"),
     "stray argument": (["train"], "'train' is not a flag"),
     "missing file": (["--config.dataset.class_names=/nowhere/names.txt"], "/nowhere/names.txt"),
 }

@@ -147,7 +147,12 @@ def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
     assert result["zeroshot_top1"] is result["student_top1"] is result["teacher_top1"] is None
     assert result["best_by_labels"] is None
     out = capsys.readouterr().out
-    assert "zero-shot" not in out
+    assert "accuracy" not in out
+    assert "epoch 1  without labels: consensus " in out
+    chosen = result["chosen_without_labels"]
+    assert chosen["epoch"] == 1
+    assert chosen["teacher_top1"] is None
+    assert 0 <= chosen["consensus"] <= 1
     assert out.splitlines()[-1].startswith("trained, without labelled images to test on, in ")
     with pytest.raises(UserError, match=r"dataset\.test is empty"):
         score(config, str(tmp_path / "run"))
@@ -222,9 +227,7 @@ def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
         ("dataset.class_names", "{tmp}/others.txt", "class names .* of .* was"),
     ],
 )
-def test_going_on_as_another_run_is_refused(
-    inputs, finished, tmp_path, field, value, message
-):
+def test_going_on_as_another_run_is_refused(inputs, finished, tmp_path, field, value, message):
     shutil.copytree(finished[0], tmp_path / "run")
     tiny_run.write_images(tmp_path / "fewer", count=30, seed=0)
     (tmp_path / "others.txt").write_text("square\ncircle\nstar\n")
@@ -246,9 +249,7 @@ def test_a_step_folder_without_a_checkpoint_is_passed_over(inputs, finished, tmp
     assert names == {"4", "8", "incomplete-99"}
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-    inputs, finished, tmp_path, capsys
-):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(inputs, finished, tmp_path, capsys):
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8" / "state")
     result = train(tiny_run.config(inputs), str(tmp_path / "run"))
@@ -265,7 +266,7 @@ def test_without_a_whole_checkpoint_nothing_is_started_anew(inputs, finished, tm
     for step in ("4", "8"):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / step / "state")
     before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
-    with pytest.raises(UserError, match="checkpoints/8 is damaged .* no other checkpoint"):
+    with pytest.raises(UserError, match=r"checkpoints/8 is damaged .* no other checkpoint"):
         train(tiny_run.config(inputs), str(tmp_path / "run"))
     assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
 
