@@ -113,7 +113,7 @@ def read_config(path: str) -> ml_collections.ConfigDict:
     try:
         with open(path, encoding="utf-8") as file:
             values = dict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); give --config instead") from error
     config = default_config()
     defaults = dict(flat_fields(config))
