@@ -164,6 +164,8 @@ def test_loading_what_is_no_checkpoint(source, tmp_path):
         load_converted(tmp_path / "nowhere")
     with pytest.raises(UserError, match=f"convert_clip_weights.py {source}"):
         load_converted(source)
+    with pytest.raises(UserError, match="no usable path"):
+        load_converted("x" * 5000)
 
 
 def run_program(*arguments, cwd):

@@ -120,7 +120,11 @@ def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
       UserError: `path` is missing, damaged, or no converted checkpoint.
     """
     path = Path(path).absolute()
-    if not path.is_dir():
+    try:
+        found = path.is_dir()
+    except OSError as error:  # too long a name
+        raise UserError(f"{path}: no usable path ({error.strerror})") from error
+    if not found:
         raise UserError(
             f"{path}: no such directory; make a converted checkpoint with "
             f"python tools/convert_clip_weights.py SOURCE {path}"
