@@ -4,12 +4,15 @@ import io
 import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from must_jax.data import decode
 from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
 
 
@@ -219,11 +222,11 @@ def test_a_jpeg_beyond_the_limit_is_decoded_smaller(tmp_path, monkeypatch, limit
 
 
 @pytest.mark.slow
-def test_a_jpeg_of_20000_by_20000_comes_out_at_half_size():
+def test_a_jpeg_of_20000_by_20000_comes_out_at_a_quarter():
     data = io.BytesIO()
     Image.new("L", (20000, 20000), 90).save(data, "jpeg")
     image = decode_image(data.getvalue(), name="x.jpg")
-    assert image.size == (10000, 10000)
+    assert image.size == (5000, 5000)
     assert image.getextrema() == ((90, 90),) * 3
 
 
@@ -279,6 +282,55 @@ def test_decompression_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     with pytest.raises(UndecodableImageError, match="bomb"):
         _decode(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_large_images_leave_smaller_and_upright(tmp_path, monkeypatch, mode):
+    rows, columns = np.mgrid[0:60, 0:90]
+    grey = Image.fromarray((rows * 2 + columns).astype(np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = _saved(tmp_path / "a.png", grey, exif=exif)
+    whole = _pixels(path)
+    monkeypatch.setattr(decode, "LARGE", 60 * 90 // 4)
+    small = _pixels(path)
+    assert small.shape == (45, 30, 3)
+    # The mean of each four pixels, to the rounding of it and of the transparency.
+    means = whole.reshape(45, 2, 30, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(small, means, atol=1)
+
+
+def test_no_format_that_runs_a_program_is_read(tmp_path, monkeypatch):
+    def runs(*arguments, **_):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", runs)
+    (tmp_path / "a.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(UndecodableImageError, match="not an image"):
+        _decode(tmp_path / "a.jpg")
+
+
+def test_odd_files_are_not_remarked_on(tmp_path):
+    """Neither by Pillow's warnings nor on the terminal by libtiff, which is no Python."""
+    grey = Image.new("L", (64, 64), 7)
+    odd = _saved(tmp_path / "odd.jpg", grey, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05")
+    bad = tmp_path / "bad.tiff"
+    _saved(bad, grey, compression="tiff_lzw")
+    data = bytearray(bad.read_bytes())
+    data[8:40] = bytes(32)
+    bad.write_bytes(data)
+    code = (
+        "import sys; from must_jax.data.decode import *\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: decode_image(open(path, 'rb').read(), name='x'); print('decoded')\n"
+        "    except UndecodableImageError: print('skipped')"
+    )
+    command = [sys.executable, "-c", code, odd, bad]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["decoded", "skipped"]
+    assert done.stderr == ""
 
 
 def test_floating_point_has_no_range(tmp_path):
@@ -354,7 +406,7 @@ def test_what_is_no_image_has_the_same_reason_in_training():
         _png((20000, 20000, 8, 0), []),
     ):
         reasons = []
-        for decode in (
+        for read in (
             decode_image,
             lambda data, name: decode_pixels(data, name=name, smallest_side=9),
         ):
