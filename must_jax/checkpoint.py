@@ -124,25 +124,35 @@ def _told(notes: Any, shapes: Any) -> dict[str, Any]:
     return {"notes": notes, "shapes": shapes, "checksum": checksum}
 
 
-def restore_latest(workdir: str, like: TrainState, *, shardings: Any) -> Restored:
+def restore_latest(
+    workdir: str, like: TrainState, *, shardings: Any, step: int | None = None
+) -> Restored:
     """The latest checkpoint that is whole. Writes nothing. All processes must call it.
 
     Args:
       workdir: of the run.
       like: shapes and types of the state.
       shardings: where its arrays go, a tree like it; not necessarily where they were.
+      step: of the only one to look at; None for all.
 
     Raises:
       UserError: there is none, or all are damaged, or the latest holds other arrays than `like`.
     """
     passed_over: list[str] = []
-    for step in reversed(complete_steps(workdir)):
+    steps = complete_steps(workdir)
+    if step is not None and step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise UserError(
+            f"{checkpoint_folder(workdir)} has no complete checkpoint of step {step}; it has those "
+            f"of {there}"
+        )
+    for tried in reversed(steps if step is None else [step]):
         try:
-            state, notes = _restore(workdir, like, step=step, shardings=shardings)
+            state, notes = _restore(workdir, like, step=tried, shardings=shardings)
         except DamagedCheckpointError as error:
             passed_over.append(str(error))
         else:
-            return Restored(state=state, notes=notes, step=step, passed_over=passed_over)
+            return Restored(state=state, notes=notes, step=tried, passed_over=passed_over)
     folder = checkpoint_folder(workdir)
     if passed_over:
         raise UserError(

@@ -19,6 +19,11 @@ def _clipped(text: str) -> str:
     return text if len(text) <= MAX_LENGTH else f"{text[:half]} ... {text[-half:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """What libraries say before their pages of detail, as `one_line` has it."""
+    return one_line(str(error).strip().partition("\n")[0])
+
+
 class UserError(Exception):
     """Bad input, told in one line: what was wrong, where, and what to do.
 

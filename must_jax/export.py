@@ -18,7 +18,7 @@ from must_jax.errors import UserError
 from must_jax.exporting.finished import TREES
 from must_jax.exporting.runner import FORMATS, export_run
 from must_jax.exporting.weights import KINDS
-from must_jax.resume import CONFIG_FILE
+from must_jax.resume import CONFIG_FILE, LAST
 
 flags.DEFINE_string("target", None, "Folder to write, whole or not at all.")
 flags.DEFINE_enum("format", None, FORMATS, "Whose layout.")
@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
         os.path.expanduser(_required("target")),
         format=_required("format"),
         tree=tree,
+        which=flags.FLAGS.step or LAST,
         weights=_WEIGHTS.value,
         dtype=_DTYPE.value,
         overwrite=_OVERWRITE.value,

@@ -19,7 +19,7 @@ from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
 from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
-from must_jax.resume import CONFIG_FILE
+from must_jax.resume import CONFIG_FILE, LAST
 from must_jax.score import score, score_zero_shot
 from must_jax.train import train
 
@@ -35,6 +35,12 @@ _MODE = flags.DEFINE_enum(
     "show in a page what the run will see and do; predict images into a file; repeat the step that "
     "is not finite, at which a run ended.",
 )
+_STEP = flags.DEFINE_string(
+    "step",
+    None,
+    "Checkpoint to score, predict with or export: last, which it is by default, chosen (without "
+    "labels), or a step.",
+)
 # Of --mode=predict.
 _IMAGES = flags.DEFINE_string("images", None, "Images to predict; default: config.dataset.train.")
 _TREE = flags.DEFINE_enum("tree", None, TREES, "Which parameters predict; default: the teacher.")
@@ -49,6 +55,9 @@ _COORDINATOR = flags.DEFINE_string(
     "HOST:PORT of process 0 of several, where no TPU pod, SLURM or GKE tells: docs/scaling.md.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; 1: alone, in any cluster.")
+_CONNECT_SECONDS = flags.DEFINE_float(
+    "connect_seconds", distributed.CONNECT_SECONDS, "How long to wait for the other processes."
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
 _COMPILE_CACHE = flags.DEFINE_bool(
@@ -104,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
         coordinator_address=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
+        connect_seconds=_CONNECT_SECONDS.value,
     )
     if _DISABLE_JIT.value and distributed.is_running():
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
@@ -114,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
         return
     modes: dict[str, Callable[..., Any]] = {
         "train": functools.partial(train, profile=profile),
-        "eval": score,
+        "eval": functools.partial(score, which=_STEP.value or LAST),
         "zeroshot": score_zero_shot,
         "inspect": inspect_run,
         "replay": replay,
@@ -126,11 +136,13 @@ def _request() -> Request | None:
     """What `--mode=predict` is asked for; None in another mode, which has no use for its flags."""
     given: dict[str, Any] = {
         holder.name: holder.value
-        for holder in (_IMAGES, _TREE, _TOP_K, _OUTPUT, _SORT_INTO)
+        for holder in (_IMAGES, _TREE, _TOP_K, _OUTPUT, _SORT_INTO, _STEP)
         if holder.value is not None
     }
     if _MODE.value == "predict":
         return Request(**given)
+    if _MODE.value == "eval":
+        given.pop("step", None)
     if given:
         raise UserError(f"--{next(iter(given))} goes with --mode=predict; leave it out")
     return None
@@ -196,8 +208,8 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
         except Exception as error:
             if not distributed.is_running():
                 raise
-            traceback.print_exc()
             distributed.announce(error)
+            traceback.print_exc()
             distributed.end(EXIT_FAILURE)
 
     return reporting

@@ -27,7 +27,7 @@ from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
 from must_jax.predictions import ClassFolders, Output, Predicted, Tally, check_output
 from must_jax.progress import STEPS_AHEAD, percent, say
-from must_jax.resume import read_state
+from must_jax.resume import LAST, read_state
 from must_jax.state import Params
 
 TREES = ("teacher", "student", "zeroshot")
@@ -44,6 +44,7 @@ class Request:
     Attributes:
       images: a source, read as config.dataset.train is; empty: that one.
       tree: which parameters predict, one of `TREES`.
+      step: of which checkpoint, as `read_state` finds it.
       top_k: classes for each image; None: five, or all where there are fewer.
       output: the file; empty: predictions.csv in the workdir.
       sort_into: a folder for a folder a class; empty: none.
@@ -51,6 +52,7 @@ class Request:
 
     images: str = ""
     tree: str = TREES[0]
+    step: str = LAST
     top_k: int | None = None
     output: str = ""
     sort_into: str = ""
@@ -72,7 +74,7 @@ def predict(config: ml_collections.ConfigDict, workdir: str, *, request: Request
         raise UserError(f"--top_k={top_k} must be from 1 to {len(names)}, the number of classes")
     mesh = experiment.make_mesh()
     source = experiment.images(request.images or config.dataset.train)
-    params = _parameters(experiment, mesh, workdir=workdir, tree=request.tree)
+    params = _parameters(experiment, mesh, workdir=workdir, tree=request.tree, step=request.step)
     spread = np.linspace(0, len(source) - 1, NAMES_COMPARED).astype(int).tolist()
     facts = {
         "--images": source.path,
@@ -111,11 +113,13 @@ def _sha256(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
-def _parameters(experiment: Experiment, mesh: Mesh, *, workdir: str, tree: str) -> Params:
+def _parameters(
+    experiment: Experiment, mesh: Mesh, *, workdir: str, tree: str, step: str
+) -> Params:
     if tree == "zeroshot":
         student = experiment.zero_shot_student()
         return sharding.put(student, sharding.state_shardings(mesh, student))
-    state = read_state(experiment, workdir, mesh=mesh).state
+    state = read_state(experiment, workdir, mesh=mesh, which=step).state
     return state.teacher_params if tree == "teacher" else state.params
 
 

@@ -18,10 +18,12 @@ from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.metrics import write_json
 from must_jax.progress import say
+from must_jax.quality import Quality, choose
 from must_jax.run_notes import RunNotes
 from must_jax.state import TrainState, init_state
 
 CONFIG_FILE = "config.json"
+LAST, CHOSEN = "last", "chosen"  # checkpoints by what they are
 # Fields, or the start of their names, that change how a run is done and seen, not what it computes
 # beyond rounding; or that name what `run_facts` compares, wherever it lies.
 FREE = (
@@ -50,18 +52,34 @@ def run_facts(experiment: Experiment, *, num_images: int) -> dict[str, Any]:
     }
 
 
-def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh) -> Restored:
-    """The latest checkpoint of a run that is whole; names those that are not.
+def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str = LAST) -> Restored:
+    """A checkpoint of a run; names those that are not whole.
+
+    Args:
+      experiment: of the run.
+      workdir: of the run.
+      mesh: where the state goes.
+      which: `last`, `chosen` for that of the evaluation that is best without labels, or a step.
 
     Raises:
       UserError: there is none, or it is of another model than the config makes.
     """
+    if which not in (LAST, CHOSEN) and not which.isdecimal():
+        raise UserError(f"--step={which} must be {LAST}, {CHOSEN} or a step of the run")
     like = experiment.state_shapes()
     shardings = sharding.state_shardings(mesh, like)
-    restored = restore_latest(workdir, like, shardings=shardings)
+    step = int(which) if which.isdecimal() else None
+    restored = restore_latest(workdir, like, shardings=shardings, step=step)
     for reason in restored.passed_over:
         say(f"{reason}; passed over for step {restored.step}")
-    return restored
+    if which != CHOSEN:
+        return restored
+    evaluations = RunNotes(**restored.notes).evaluations
+    if not evaluations:
+        raise UserError(f"{workdir} has no evaluation yet to choose a checkpoint by")
+    chosen = choose([Quality.from_json(one["quality"]) for one in evaluations])
+    step = evaluations[chosen]["step"]
+    return restore_latest(workdir, like, shardings=shardings, step=step)
 
 
 def begin_or_resume(

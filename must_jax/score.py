@@ -13,15 +13,15 @@ from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.metrics import write_json
 from must_jax.progress import percent, say
-from must_jax.resume import read_state
+from must_jax.resume import LAST, read_state
 from must_jax.scores import IN_WORDS, NOTED, fields
 from must_jax.state import Params
 
 Result = dict[str, Any]
 
 
-def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
-    """Scores the latest checkpoint of `workdir` on the config's test images.
+def score(config: ml_collections.ConfigDict, workdir: str, *, which: str = LAST) -> Result:
+    """Scores a checkpoint of `workdir`, as `read_state` finds it, on the config's test images.
 
     Writes eval.json under `workdir`.
 
@@ -34,7 +34,7 @@ def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
     experiment = build(config)
     mesh = experiment.make_mesh()
     evaluator, source = _evaluator(experiment, mesh)
-    state = read_state(experiment, workdir, mesh=mesh).state
+    state = read_state(experiment, workdir, mesh=mesh, which=which).state
     zero_shot = _zero_shot(experiment, mesh)
     scores = evaluator(zeroshot=zero_shot, student=state.params, teacher=state.teacher_params)
     metric = config.eval_metric

@@ -411,6 +411,6 @@ def test_what_is_no_image_has_the_same_reason_in_training():
             lambda data, name: decode_pixels(data, name=name, smallest_side=9),
         ):
             with pytest.raises(UndecodableImageError) as error:
-                decode(content, name="x")
+                read(content, name="x")
             reasons.append(str(error.value))
         assert reasons[0] == reasons[1]

@@ -37,6 +37,7 @@ LAYERS = [
     {"sharding", "compile_cache"},
     {"preemption", "tensorboard", "chips", "step_timer"},
     {"config", "class_names", "distributed"},
+    {"cluster", "lifelines"},
     {"errors"},
 ]
 # Within a layer: what may import what.

@@ -12,7 +12,7 @@ from must_jax.convert import TOKENIZER
 from must_jax.convert.source import Params
 from must_jax.experiment import Experiment
 from must_jax.models import ClipSpec, VisionTransformer
-from must_jax.resume import read_state
+from must_jax.resume import LAST, read_state
 
 TREES = ("teacher", "student")
 # What training adds to a checkpoint's image tower.
@@ -44,19 +44,22 @@ class FinishedRun:
     step: int
 
 
-def load_finished(experiment: Experiment, workdir: str, *, tree: str) -> FinishedRun:
-    """Reads the latest checkpoint of `workdir` onto one device, wherever it was trained.
+def load_finished(
+    experiment: Experiment, workdir: str, *, tree: str, which: str = LAST
+) -> FinishedRun:
+    """Reads a checkpoint of `workdir` onto one device, wherever it was trained.
 
     Args:
       experiment: of the run.
       workdir: of the run.
       tree: of `TREES`.
+      which: of the checkpoints, as `read_state` finds it.
 
     Raises:
       UserError: there is none, or it is another config's.
     """
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    state = read_state(experiment, workdir, mesh=mesh).state
+    state = read_state(experiment, workdir, mesh=mesh, which=which).state
     params = jax.device_get(state.teacher_params if tree == "teacher" else state.params)
     return FinishedRun(
         spec=experiment.spec,

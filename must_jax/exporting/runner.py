@@ -12,6 +12,7 @@ from must_jax.exporting import hugging_face, open_clip, openai, serving
 from must_jax.exporting.files import ABOUT, write_classifier
 from must_jax.exporting.finished import FinishedRun, load_finished
 from must_jax.progress import say
+from must_jax.resume import LAST
 
 # Who writes a checkpoint, by format.
 CHECKPOINTS = {
@@ -29,6 +30,7 @@ def export_run(
     *,
     format: str,
     tree: str = "teacher",
+    which: str = LAST,
     weights: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
@@ -41,6 +43,7 @@ def export_run(
       target: the folder, which appears whole or not at all.
       format: of `FORMATS`.
       tree: `teacher` or `student`.
+      which: of the checkpoints, as `read_state` finds it.
       weights: of a serving artifact, of `weights.KINDS`; None: float32.
       dtype: that a serving artifact computes in; None: what the run did.
       overwrite: replaces an export at `target`.
@@ -58,7 +61,7 @@ def export_run(
         raise UserError(
             f"--weights and --dtype are of --format=serving; {format} keeps float32, as trained"
         )
-    run = load_finished(build(config), workdir, tree=tree)
+    run = load_finished(build(config), workdir, tree=tree, which=which)
     with written_whole(path) as folder:
         if format == "serving":
             serving.write(run, folder, weights=weights or "float32", dtype=dtype or config.dtype)
