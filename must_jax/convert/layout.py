@@ -108,6 +108,16 @@ def norm(path: str, source: str) -> tuple[Rule, ...]:
     )
 
 
+def dense(
+    path: str, source: str, shape: str, transform: Transform = transpose
+) -> tuple[Rule, Rule]:
+    """A matrix (outputs, inputs) of `shape`, and its bias."""
+    return (
+        Rule(f"{path}/kernel", (f"{source}.weight",), shape, transform),
+        Rule(f"{path}/bias", (f"{source}.bias",), shape.split()[0]),
+    )
+
+
 def depths_of(spec: ClipSpec) -> dict[str, int]:
     """The blocks of either tower."""
     return {"vision": spec.vision.depth, "text": spec.text.depth}
