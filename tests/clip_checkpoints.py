@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import torch
 import transformers
+from full_size import fill
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
@@ -78,17 +79,10 @@ def replace(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def make_clip(*, vision=None, text=None, seed=0, **config):
+def make_clip(*, vision=None, text=None, seed=0, dtype=torch.float32, **config):
     """A `CLIPModel` whose every parameter is random, biases and norms included."""
-    torch.manual_seed(seed)
-    model = CLIPModel(CLIPConfig(vision_config=vision or {}, text_config=text or {}, **config))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "logit_scale":
-                parameter.fill_(4.6052)
-            elif parameter.ndim < 2:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+    config = CLIPConfig(vision_config=vision or {}, text_config=text or {}, **config)
+    return fill(CLIPModel, config, seed=seed, dtype=dtype, logit_scale=4.6052)
 
 
 def save_clip(model, folder, **options):
@@ -154,7 +148,7 @@ class OpenAIClip(torch.nn.Module):
         super().__init__()
         text = config.text_config
         length, width = text.max_position_embeddings, text.hidden_size
-        mask = torch.full((length, length), float("-inf")).triu(1)
+        mask = torch.full((length, length), float("-inf"), device="cpu").triu(1)
         self.visual = OpenAIVision(config.vision_config, config.projection_dim)
         self.transformer = OpenAITransformer(
             width, text.num_hidden_layers, text.intermediate_size, mask
@@ -176,54 +170,64 @@ class OpenAIClip(torch.nn.Module):
         return torch.nn.functional.normalize(images, dim=-1), texts
 
 
+# Hugging Face's names below a layer, and OpenAI's below a block.
+_IN_LAYER = {
+    "layer_norm1": "ln_1",
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+
+
+def openai_state(model):
+    """The weights of a `CLIPModel` under OpenAI's names."""
+    theirs = model.state_dict()
+    vision, text = "vision_model.embeddings", "text_model.embeddings"
+    moves = {
+        "visual.conv1.weight": theirs[f"{vision}.patch_embedding.weight"],
+        "visual.class_embedding": theirs[f"{vision}.class_embedding"],
+        "visual.positional_embedding": theirs[f"{vision}.position_embedding.weight"],
+        "visual.proj": theirs["visual_projection.weight"].T,
+        "token_embedding.weight": theirs[f"{text}.token_embedding.weight"],
+        "positional_embedding": theirs[f"{text}.position_embedding.weight"],
+        "text_projection": theirs["text_projection.weight"].T,
+        "logit_scale": theirs["logit_scale"],
+    }
+    modules = {
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+        "ln_final": "text_model.final_layer_norm",
+    }
+    for prefix, tower in (("visual.", "vision_model"), ("", "text_model")):
+        depth = getattr(model.config, tower.replace("model", "config")).num_hidden_layers
+        for i in range(depth):
+            block, layer = f"{prefix}transformer.resblocks.{i}", f"{tower}.encoder.layers.{i}"
+            for kind in ("weight", "bias"):
+                qkv = [theirs[f"{layer}.self_attn.{letter}_proj.{kind}"] for letter in "qkv"]
+                moves[f"{block}.attn.in_proj_{kind}"] = torch.cat(qkv)
+            modules |= {f"{block}.{ours}": f"{layer}.{name}" for name, ours in _IN_LAYER.items()}
+    for ours, name in modules.items():
+        moves |= {f"{ours}.{kind}": theirs[f"{name}.{kind}"] for kind in ("weight", "bias")}
+    return {name: tensor.contiguous() for name, tensor in moves.items()}
+
+
 def to_openai(model):
-    """An `OpenAIClip` with the weights of a `CLIPModel`, moved over by assignment."""
-    clip = OpenAIClip(model.config)
-    towers = [
-        (clip.visual.transformer, model.vision_model.encoder),
-        (clip.transformer, model.text_model.encoder),
-    ]
-    embeddings = model.vision_model.embeddings
-    moves = [
-        (clip.visual.conv1.weight, embeddings.patch_embedding.weight),
-        (clip.visual.class_embedding, embeddings.class_embedding),
-        (clip.visual.positional_embedding, embeddings.position_embedding.weight),
-        (clip.visual.proj, model.visual_projection.weight.T),
-        (clip.token_embedding.weight, model.text_model.embeddings.token_embedding.weight),
-        (clip.positional_embedding, model.text_model.embeddings.position_embedding.weight),
-        (clip.text_projection, model.text_projection.weight.T),
-        (clip.logit_scale, model.logit_scale),
-    ]
-    modules = [
-        (clip.visual.ln_pre, model.vision_model.pre_layrnorm),
-        (clip.visual.ln_post, model.vision_model.post_layernorm),
-        (clip.ln_final, model.text_model.final_layer_norm),
-    ]
-    for tower, encoder in towers:
-        for block, layer in zip(tower.resblocks, encoder.layers, strict=True):
-            attention = layer.self_attn
-            qkv = (attention.q_proj, attention.k_proj, attention.v_proj)
-            moves += [
-                (block.attn.in_proj_weight, torch.cat([x.weight for x in qkv])),
-                (block.attn.in_proj_bias, torch.cat([x.bias for x in qkv])),
-            ]
-            modules += [
-                (block.attn.out_proj, attention.out_proj),
-                (block.ln_1, layer.layer_norm1),
-                (block.ln_2, layer.layer_norm2),
-                (block.mlp.c_fc, layer.mlp.fc1),
-                (block.mlp.c_proj, layer.mlp.fc2),
-            ]
-    for ours, theirs in modules:
-        moves += [(ours.weight, theirs.weight), (ours.bias, theirs.bias)]
-    with torch.no_grad():
-        for ours, theirs in moves:
-            ours.copy_(theirs)
+    """An `OpenAIClip` with the weights of a `CLIPModel`."""
+    with torch.device("meta"):
+        clip = OpenAIClip(model.config)
+    vision, text = model.config.vision_config, model.config.text_config
+    buffers = {
+        "input_resolution": torch.tensor(vision.image_size),
+        "context_length": torch.tensor(text.max_position_embeddings),
+        "vocab_size": torch.tensor(text.vocab_size),
+    }
+    clip.load_state_dict(openai_state(model) | buffers, assign=True)
     return clip.eval()
 
 
 def save_openai(model, folder):
-    """Saves OpenAI's weights as a state dict, with a tokenizer beside it."""
+    """Saves OpenAI's weights as they were released, TorchScript, with a tokenizer beside it."""
     write_tokenizer(folder, model.config.text_config.vocab_size)
-    torch.save(to_openai(model).state_dict(), folder / "clip.pt")
+    torch.jit.script(to_openai(model)).save(folder / "clip.pt")
     return folder / "clip.pt"

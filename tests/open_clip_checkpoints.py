@@ -3,10 +3,8 @@
 import json
 
 import torch
-from clip_checkpoints import to_openai, write_tokenizer
+from clip_checkpoints import openai_state, write_tokenizer
 from safetensors.torch import save_file
-
-BUFFERS = ("input_resolution", "context_length", "vocab_size")
 
 _TEXT_512 = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 _TEXT_768 = _TEXT_512 | {"width": 768, "heads": 12}
@@ -114,9 +112,7 @@ def shape_config(name, *, activation, layers=None, vocab_size=49408):
 
 def open_clip_state(model, *, custom_text=False):
     """The weights of a `CLIPModel` under OpenCLIP's names: of its CLIP, or its CustomTextCLIP."""
-    state = {k: v.contiguous() for k, v in to_openai(model).state_dict().items()}
-    for name in BUFFERS:
-        del state[name]
+    state = openai_state(model)
     if not custom_text:
         return state
     return {

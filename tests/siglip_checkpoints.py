@@ -6,6 +6,7 @@ import json
 import sentencepiece
 import torch
 import transformers
+from full_size import fill
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Siglip2Tokenizer, SiglipConfig, SiglipModel, SiglipTokenizer
 
@@ -86,19 +87,11 @@ def write_gemma(folder):
     return tokenizer
 
 
-def make_siglip(*, vision=None, text=None, seed=0):
+def make_siglip(*, vision=None, text=None, seed=0, dtype=torch.float32):
     """A `SiglipModel` whose every parameter is random, biases and norms included."""
-    torch.manual_seed(seed)
-    model = SiglipModel(SiglipConfig(vision_config=vision or {}, text_config=text or {}))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name == "logit_scale":
-                parameter.fill_(4.7655)
-            elif name == "logit_bias":
-                parameter.fill_(-12.93)
-            elif parameter.ndim < 2:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
+    config = SiglipConfig(vision_config=vision or {}, text_config=text or {})
+    scalars = {"logit_scale": 4.7655, "logit_bias": -12.93}
+    return fill(SiglipModel, config, seed=seed, dtype=dtype, **scalars)
 
 
 def save_siglip(model, folder, *, write_tokenizer=write_spiece, **options):

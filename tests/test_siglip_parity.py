@@ -1,9 +1,12 @@
 """Both towers of converted SigLIPs against transformers' own in torch."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
 import torch
+from full_size import compute_in_float32, onto_device
 from PIL import Image
 from siglip_checkpoints import TINY, make_siglip, save_siglip, write_gemma, write_spiece
 from transformers import SiglipImageProcessorPil
@@ -17,12 +20,16 @@ from must_jax.zero_shot import build_classifier, embed_texts
 
 pytestmark = pytest.mark.parity
 
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16}
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+}
 B_16 = {"vision": {}, "text": {}}
-# True widths, of few layers: the others are the same code in the same loop.
 SO400M_14_384 = {
-    "vision": {**SO400M, "num_hidden_layers": 1, "image_size": 384, "patch_size": 14},
-    "text": {**SO400M, "num_hidden_layers": 1},
+    "vision": {**SO400M, "image_size": 384, "patch_size": 14},
+    "text": SO400M,
 }
 # SigLIP 2's largest, whose text tower is narrower than the image tower.
 G_OPT_16_256 = {
@@ -30,60 +37,75 @@ G_OPT_16_256 = {
         "hidden_size": 1536,
         "intermediate_size": 6144,
         "num_attention_heads": 16,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": 40,
         "image_size": 256,
     },
-    "text": {**SO400M, "num_hidden_layers": 1, "vocab_size": 4096, "projection_size": 1536},
+    "text": {**SO400M, "vocab_size": 256_000, "projection_size": 1536},
 }
 
 
-def assert_same_logits(config, folder, *, batch_size=2, seed=0):
-    model = make_siglip(seed=seed, **config)
-    source = save_siglip(model, folder / "source")
-    spec, _, params = read_checkpoint(source, activation=None)
+class Reference(NamedTuple):
+    """What torch makes of images (B, 3, R, R) and token ids (2, T)."""
 
-    generator = torch.Generator().manual_seed(seed)
-    size = model.config.vision_config.image_size
+    images: np.ndarray
+    ids: np.ndarray
+    image_embeds: np.ndarray
+    text_embeds: np.ndarray
+    logits: np.ndarray
+    bias: float
+
+
+def run_torch(model, *, batch_size):
+    generator = torch.Generator().manual_seed(0)
+    size, text = model.config.vision_config.image_size, model.config.text_config
     images = torch.randn(batch_size, 3, size, size, generator=generator)
-    shape = (3, spec.text.context_length)
-    ids = torch.randint(0, spec.text.vocab_size, shape, generator=generator)
+    shape = (2, text.max_position_embeddings)
+    ids = torch.randint(0, text.vocab_size, shape, generator=generator)
     ids[0, 5:] = 1
     with torch.no_grad():
-        theirs = model(input_ids=ids, pixel_values=images)
+        out = model(input_ids=ids, pixel_values=images)
+    arrays = (images, ids, out.image_embeds, out.text_embeds, out.logits_per_image)
+    return Reference(*(array.numpy() for array in arrays), bias=model.logit_bias.item())
 
+
+def assert_same_logits(spec, params, reference):
     vision = VisionTransformer(spec.vision, spec.embed_dim)
     # A convolution leaves out what no whole patch covers, at the right and at the bottom.
-    cropped = images[:, :, : spec.vision.image_size, : spec.vision.image_size]
+    images = reference.images[:, :, : spec.vision.image_size, : spec.vision.image_size]
     image_embed = jax.jit(vision.apply)(
-        {"params": params["vision"]}, cropped.permute(0, 2, 3, 1).numpy()
+        {"params": onto_device(params["vision"])}, images.transpose(0, 2, 3, 1)
     ).image_embed
-    text_embed = embed_texts(ids.numpy(), spec=spec, text_params=params["text"])
+    text_embed = embed_texts(reference.ids, spec=spec, text_params=onto_device(params["text"]))
     logits = spec.logit_scale * image_embed @ text_embed.T
 
-    expected = theirs.logits_per_image - model.logit_bias
     # float32 rounding: seen were 1.4e-7 in entries of unit vectors, and 1e-5 in logits, which the
     # scale of 117 enlarges.
-    for ours, reference, atol in [
-        (image_embed, theirs.image_embeds, 1e-6),
-        (text_embed, theirs.text_embeds, 1e-6),
-        (logits, expected, 1e-4),
+    for ours, theirs, atol in [
+        (image_embed, reference.image_embeds, 1e-6),
+        (text_embed, reference.text_embeds, 1e-6),
+        (logits, reference.logits - reference.bias, 1e-4),
     ]:
-        np.testing.assert_allclose(ours, reference.detach().numpy(), rtol=0, atol=atol)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
     assert np.abs(logits).max() > 0.5
-    probabilities = jax.nn.softmax(logits)
     # The bias cancels in the softmax over classes.
     np.testing.assert_allclose(
-        probabilities, theirs.logits_per_image.softmax(-1).numpy(), rtol=0, atol=1e-4
+        jax.nn.softmax(logits), jax.nn.softmax(reference.logits), rtol=0, atol=1e-4
     )
 
 
+def check_tiny(config, folder, *, batch_size):
+    model = make_siglip(**config)
+    spec, _, params = read_checkpoint(save_siglip(model, folder), activation=None)
+    assert_same_logits(spec, params, run_torch(model, batch_size=batch_size))
+
+
 def test_tiny(tmp_path):
-    assert_same_logits(TINY, tmp_path, batch_size=3)
+    check_tiny(TINY, tmp_path, batch_size=3)
 
 
 def test_tiny_with_an_image_that_patches_do_not_fill(tmp_path):
     vision = TINY["vision"] | {"image_size": 18, "layer_norm_eps": 1e-3}
-    assert_same_logits(TINY | {"vision": vision}, tmp_path)
+    check_tiny(TINY | {"vision": vision}, tmp_path, batch_size=2)
 
 
 @pytest.mark.slow
@@ -95,8 +117,14 @@ def test_tiny_with_an_image_that_patches_do_not_fill(tmp_path):
         pytest.param(G_OPT_16_256, id="g-opt/16 at 256"),
     ],
 )
-def test_true_widths(config, tmp_path):
-    assert_same_logits(config, tmp_path)
+def test_published_shapes(config, tmp_path):
+    model = make_siglip(**config, dtype=torch.float16)
+    source = save_siglip(model, tmp_path, max_shard_size="1GB")
+    compute_in_float32(model)
+    reference = run_torch(model, batch_size=1)
+    del model
+    spec, _, params = read_checkpoint(source, activation=None)
+    assert_same_logits(spec, params, reference)
 
 
 @pytest.mark.parametrize(("write", "num_tokens"), [(write_spiece, 45), (write_gemma, 400)])

@@ -14,7 +14,7 @@ from must_jax.convert.fields import (
     read_json,
     statistics,
 )
-from must_jax.convert.layout import Layout, Rule, norm
+from must_jax.convert.layout import Layout, Rule, dense, norm
 from must_jax.convert.source import SourceCheckpoint, logit_scale
 from must_jax.convert.transforms import out_kernel, patches, qkv_bias, qkv_kernel, transpose
 from must_jax.convert.weights import HUGGING_FACE_NAMES, open_weights
@@ -59,18 +59,14 @@ def blocks(tower: str, source: str) -> tuple[Rule, ...]:
     """The transformer of a tower below `source`, as transformers names its layers."""
     path, layer = f"{tower}/blocks", f"{source}.encoder.layers.*"
     qkv = [f"{layer}.self_attn.{letter}_proj" for letter in "qkv"]
-    out = f"{layer}.self_attn.out_proj"
     return (
         *norm(f"{path}/ln_1", f"{layer}.layer_norm1"),
         Rule(f"{path}/attn/qkv/kernel", tuple(f"{x}.weight" for x in qkv), "W W", qkv_kernel),
         Rule(f"{path}/attn/qkv/bias", tuple(f"{x}.bias" for x in qkv), "W", qkv_bias),
-        Rule(f"{path}/attn/out/kernel", (f"{out}.weight",), "W W", out_kernel),
-        Rule(f"{path}/attn/out/bias", (f"{out}.bias",), "W"),
+        *dense(f"{path}/attn/out", f"{layer}.self_attn.out_proj", "W W", out_kernel),
         *norm(f"{path}/ln_2", f"{layer}.layer_norm2"),
-        Rule(f"{path}/mlp/fc1/kernel", (f"{layer}.mlp.fc1.weight",), "M W", transpose),
-        Rule(f"{path}/mlp/fc1/bias", (f"{layer}.mlp.fc1.bias",), "M"),
-        Rule(f"{path}/mlp/fc2/kernel", (f"{layer}.mlp.fc2.weight",), "W M", transpose),
-        Rule(f"{path}/mlp/fc2/bias", (f"{layer}.mlp.fc2.bias",), "W"),
+        *dense(f"{path}/mlp/fc1", f"{layer}.mlp.fc1", "M W"),
+        *dense(f"{path}/mlp/fc2", f"{layer}.mlp.fc2", "W M"),
     )
 
 

@@ -9,7 +9,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 
 from must_jax.convert.tensors import Tensors
-from must_jax.convert.transforms import Transform, same
+from must_jax.convert.transforms import Transform, same, transpose
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TowerSpec
 
@@ -74,6 +74,16 @@ def norm(path: str, source: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{path}/scale", (f"{source}.weight",), "W"),
         Rule(f"{path}/bias", (f"{source}.bias",), "W"),
+    )
+
+
+def dense(
+    path: str, source: str, shape: str, transform: Transform = transpose
+) -> tuple[Rule, Rule]:
+    """A matrix (outputs, inputs) of `shape`, and its bias."""
+    return (
+        Rule(f"{path}/kernel", (f"{source}.weight",), shape, transform),
+        Rule(f"{path}/bias", (f"{source}.bias",), shape.split()[0]),
     )
 
 

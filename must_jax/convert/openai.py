@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from must_jax.convert.fields import OPENAI_MEAN, OPENAI_STD
-from must_jax.convert.layout import Layout, Rule, check_names, norm
+from must_jax.convert.layout import Layout, Rule, check_names, dense, norm
 from must_jax.convert.source import SourceCheckpoint, logit_scale
 from must_jax.convert.tensors import Tensors
 from must_jax.convert.torch_archive import open_torch_archive
-from must_jax.convert.transforms import out_kernel, patches, qkv_bias, qkv_kernel, transpose
+from must_jax.convert.transforms import out_kernel, patches, qkv_bias, qkv_kernel
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 
@@ -27,13 +27,10 @@ def blocks(tower: str, source: str) -> tuple[Rule, ...]:
         *norm(f"{path}/ln_1", f"{layer}.ln_1"),
         Rule(f"{path}/attn/qkv/kernel", (f"{layer}.attn.in_proj_weight",), "3W W", qkv_kernel),
         Rule(f"{path}/attn/qkv/bias", (f"{layer}.attn.in_proj_bias",), "3W", qkv_bias),
-        Rule(f"{path}/attn/out/kernel", (f"{layer}.attn.out_proj.weight",), "W W", out_kernel),
-        Rule(f"{path}/attn/out/bias", (f"{layer}.attn.out_proj.bias",), "W"),
+        *dense(f"{path}/attn/out", f"{layer}.attn.out_proj", "W W", out_kernel),
         *norm(f"{path}/ln_2", f"{layer}.ln_2"),
-        Rule(f"{path}/mlp/fc1/kernel", (f"{layer}.mlp.c_fc.weight",), "M W", transpose),
-        Rule(f"{path}/mlp/fc1/bias", (f"{layer}.mlp.c_fc.bias",), "M"),
-        Rule(f"{path}/mlp/fc2/kernel", (f"{layer}.mlp.c_proj.weight",), "W M", transpose),
-        Rule(f"{path}/mlp/fc2/bias", (f"{layer}.mlp.c_proj.bias",), "W"),
+        *dense(f"{path}/mlp/fc1", f"{layer}.mlp.c_fc", "M W"),
+        *dense(f"{path}/mlp/fc2", f"{layer}.mlp.c_proj", "W M"),
     )
 
 

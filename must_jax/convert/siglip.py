@@ -18,7 +18,7 @@ from must_jax.convert.hugging_face import (
     tower_config,
     tower_fields,
 )
-from must_jax.convert.layout import Layout, Rule, norm
+from must_jax.convert.layout import Layout, Rule, dense, norm
 from must_jax.convert.source import SourceCheckpoint, logit_scale, scalar
 from must_jax.convert.transforms import Transform, out_kernel, patches, transpose
 from must_jax.convert.weights import HUGGING_FACE_NAMES, open_weights
@@ -76,13 +76,10 @@ def _attention_pool(path: str, source: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{path}/probe", (f"{source}.probe",), "1 1 W"),
         *rules,
-        Rule(f"{path}/out/kernel", (f"{source}.attention.out_proj.weight",), "W W", out_kernel),
-        Rule(f"{path}/out/bias", (f"{source}.attention.out_proj.bias",), "W"),
+        *dense(f"{path}/out", f"{source}.attention.out_proj", "W W", out_kernel),
         *norm(f"{path}/ln", f"{source}.layernorm"),
-        Rule(f"{path}/mlp/fc1/kernel", (f"{source}.mlp.fc1.weight",), "M W", transpose),
-        Rule(f"{path}/mlp/fc1/bias", (f"{source}.mlp.fc1.bias",), "M"),
-        Rule(f"{path}/mlp/fc2/kernel", (f"{source}.mlp.fc2.weight",), "W M", transpose),
-        Rule(f"{path}/mlp/fc2/bias", (f"{source}.mlp.fc2.bias",), "W"),
+        *dense(f"{path}/mlp/fc1", f"{source}.mlp.fc1", "M W"),
+        *dense(f"{path}/mlp/fc2", f"{source}.mlp.fc2", "W M"),
     )
 
 
