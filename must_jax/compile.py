@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from must_jax import sharding
-from must_jax.eval_step import count_right
+from must_jax.eval_step import count_right, most_probable
 from must_jax.state import Params, TrainState, state_shapes
 from must_jax.train_step import train_step
 
@@ -42,8 +42,25 @@ def jit_eval_step(mesh: Mesh, params: Params, **keywords: Any) -> Callable[..., 
       params: the parameters or their shapes.
       keywords: of `count_right`.
     """
+    return _jit_inference(count_right, mesh, params, **keywords)
+
+
+def jit_predict_step(mesh: Mesh, params: Params, **keywords: Any) -> Callable[..., Any]:
+    """`most_probable` for a mesh: `(params, batch) -> (classes, probabilities)`, likewise.
+
+    Args:
+      mesh: of `sharding.make_mesh`.
+      params: the parameters or their shapes.
+      keywords: of `most_probable`.
+    """
+    return _jit_inference(most_probable, mesh, params, **keywords)
+
+
+def _jit_inference(
+    step: Callable[..., Any], mesh: Mesh, params: Params, **keywords: Any
+) -> Callable[..., Any]:
     return jax.jit(
-        _on(mesh, count_right, **keywords),
+        _on(mesh, step, **keywords),
         in_shardings=(sharding.state_shardings(mesh, params), sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),
     )

@@ -73,9 +73,14 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.log_every_steps = 50
     config.eval_every_epochs = 1
+    config.probe_images = 2048  # for training, predicted at evaluations: quality without labels
     config.eval_metric = "top1"  # or mean_per_class; which of the two leads in what is printed
     config.checkpoint_every_epochs = 1
-    config.checkpoints_to_keep = 1
+    config.checkpoint_every_steps = 1000  # within epochs too; 0: at their ends alone
+    config.checkpoints_to_keep = 2  # the last ones; one is what a damaged one is passed over for
+    config.keep_chosen = True  # and that of the evaluation that is best without labels
+    config.grace_seconds = 25.0  # that a run has to save and end when it is asked to stop
+    config.max_nonfinite_steps = 10  # in a row, each of which is skipped; then the run ends
 
     config.expected = ml_collections.ConfigDict()  # what was published, to compare with; 0: unknown
     config.expected.zeroshot = 0.0  # percent, by eval_metric
@@ -170,8 +175,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "eval_every_epochs",
         "checkpoint_every_epochs",
         "checkpoints_to_keep",
+        "probe_images",
     ):
         require(name, values[name] > 0, "positive")
+    require("grace_seconds", 0 < values["grace_seconds"] < 1e6, "positive, in seconds")
+    require("max_nonfinite_steps", values["max_nonfinite_steps"] >= 3, "3 or more")
     require("seed", 0 <= values["seed"] < 2**32, "from 0 to 2**32 - 1")
     for name in (
         "learning_rate",
@@ -187,6 +195,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "loader.num_threads",
         "loader.num_workers",
         "loader.prefetch",
+        "checkpoint_every_steps",
     ):
         require(name, 0 <= values[name] < math.inf, "0 or more, and finite")
     for name in (

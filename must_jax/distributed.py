@@ -20,7 +20,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
-from must_jax.errors import UserError, one_line
+from must_jax.errors import StoppedError, UserError, one_line
 
 FAILURE_KEY = "must_jax/failure"
 LOOK_SECONDS = 1.0  # between looks at whether another process failed
@@ -172,6 +172,8 @@ def ending_together() -> Iterator[None]:
     """An exception that leaves this block is told to the other processes, which end too."""
     try:
         yield
+    except StoppedError:
+        raise  # all of them stop
     except Exception as error:
         announce(error)
         raise

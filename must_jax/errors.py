@@ -1,4 +1,4 @@
-"""The one exception that users see, and how text reaches their terminal."""
+"""The exceptions that users see, and how text reaches their terminal."""
 
 
 def one_line(text: str) -> str:
@@ -19,3 +19,7 @@ class UserError(Exception):
     def __init__(self, message: str):
         """The message is kept to one printable line."""
         super().__init__(one_line(message))
+
+
+class StoppedError(Exception):
+    """The run was asked to stop and did, with nothing lost; `must_jax.main` exits with code 75."""

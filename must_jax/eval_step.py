@@ -1,4 +1,4 @@
-"""One step of an evaluation: how many images of a batch are classified right."""
+"""One step of an evaluation, or of prediction."""
 
 import jax
 import jax.numpy as jnp
@@ -31,3 +31,30 @@ def count_right(
     is_label = batch["label"][:, None] == jnp.arange(logits.shape[-1])[None]
     of_class = is_label & batch["valid"][:, None]
     return jnp.stack([jnp.sum(of_class & right[:, None], axis=0), jnp.sum(of_class, axis=0)])
+
+
+def most_probable(
+    params: Params,
+    batch: Batch,
+    *,
+    model: VisionTransformer,
+    image_mean: tuple[float, float, float],
+    image_std: tuple[float, float, float],
+    top_k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The classes with the largest logits of each image, the largest first.
+
+    Of equal ones, the first comes first: that of all is what `count_right` compares with labels.
+
+    Args:
+      params: the student's or the teacher's.
+      batch: `image` (B, R, R, 3) uint8, `valid` (B,) bool.
+
+    Returns:
+      Classes (B, top_k) int32, -1 where an image is not valid, and their probabilities.
+    """
+    images = normalize(batch["image"], mean=image_mean, std=image_std)
+    logits = encode(model, params, images).logits
+    largest, classes = jax.lax.top_k(logits, top_k)
+    probabilities = jnp.exp(largest - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+    return jnp.where(batch["valid"][:, None], classes, -1), probabilities

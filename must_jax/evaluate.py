@@ -1,5 +1,7 @@
 """Accuracy on labelled images, exact on any number of devices and processes."""
 
+from collections.abc import Callable
+
 import jax
 from jax.sharding import Mesh
 
@@ -34,8 +36,12 @@ class Evaluator:
             image_std=experiment.spec.image_std,
         )
 
-    def __call__(self, **trees: Params) -> Scores:
+    def __call__(
+        self, *, between_batches: Callable[[], None] = lambda: None, **trees: Params
+    ) -> Scores:
         """The score of each tree, laid out by `state_shardings`, by name; None without test images.
+
+        `between_batches` is called as often on every process, and may end it by raising.
 
         Raises:
           UserError: no test image decodes.
@@ -45,6 +51,7 @@ class Evaluator:
         counts = []
         with self._experiment.eval_batches(self.source, mesh=self._mesh) as batches:
             for batch in batches:
+                between_batches()
                 self._failed.note(batch["failed"])
                 arrays = {name: batch[name] for name in ("image", "label", "valid")}
                 on_mesh = sharding.to_mesh(arrays, self._mesh)

@@ -31,7 +31,7 @@ from must_jax.data.sources import Classes, Labels, Source, decode_record, open_s
 from must_jax.errors import UserError
 from must_jax.models import ClipSpec, VisionTransformer
 from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
-from must_jax.state import Params, init_params, init_student
+from must_jax.state import Params, TrainState, init_params, init_student, state_shapes
 from must_jax.tokenizer import load_tokenizer
 from must_jax.train_step import Method
 
@@ -161,6 +161,24 @@ class Experiment:
         _check_decodes(source)
         return source
 
+    def images(self, path: str) -> Source:
+        """Images without their labels, of a path that is read as `config.dataset.train` is.
+
+        With `config.dataset.tfds` set, it is a split, unless there is a slash in it.
+
+        Raises:
+          UserError: they are missing or can't be used.
+        """
+        dataset = self.config.dataset
+        source = open_source(
+            path,
+            image_field=dataset.image_field,
+            tfds="" if "/" in path else dataset.tfds,
+            data_dir=dataset.data_dir,
+        )
+        _check_decodes(source)
+        return source
+
     def _open(self, path: str, *, labels: Labels) -> Source:
         dataset, classes = self.config.dataset, self.classes
         return open_source(
@@ -176,6 +194,12 @@ class Experiment:
     def student_shapes(self) -> Params:
         """Shapes and types of the student's parameters."""
         return jax.eval_shape(functools.partial(init_params, self.model), jax.random.key(0))
+
+    def state_shapes(self) -> TrainState:
+        """Shapes and types of the state of a run."""
+        shapes = self.student_shapes()
+        optimizer = self.step_keywords(shapes, steps_per_epoch=1)["optimizer"]
+        return state_shapes(shapes, optimizer=optimizer)
 
     def zero_shot_student(self, *, classifier: np.ndarray | None = None) -> Params:
         """The student before its first step, or one with another classifier (E, K)."""

@@ -15,10 +15,13 @@ from ml_collections import config_flags
 from must_jax import distributed, profiling
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import UserError
+from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
+from must_jax.predict import TREES, Request, predict
+from must_jax.replay import replay
+from must_jax.resume import CONFIG_FILE
 from must_jax.score import score, score_zero_shot
-from must_jax.train import CONFIG_FILE, train
+from must_jax.train import train
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, such as configs/digits.py; --config.FIELD=VALUE overrides."
@@ -27,10 +30,19 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "zeroshot", "inspect"],
+    ["train", "eval", "zeroshot", "inspect", "predict", "replay"],
     "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
-    "show in a page what the run will see and do.",
+    "show in a page what the run will see and do; predict images into a file; repeat the step that "
+    "is not finite, at which a run ended.",
 )
+# Of --mode=predict.
+_IMAGES = flags.DEFINE_string("images", None, "Images to predict; default: config.dataset.train.")
+_TREE = flags.DEFINE_enum("tree", None, TREES, "Which parameters predict; default: the teacher.")
+_TOP_K = flags.DEFINE_integer("top_k", None, "Classes for each image; default: 5.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "A .csv, .jsonl or .parquet file; default: WORKDIR/predictions.csv."
+)
+_SORT_INTO = flags.DEFINE_string("sort_into", None, "Folder for a folder of images a class.")
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -60,6 +72,8 @@ _PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: start it again
+EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,9 +81,12 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"argument {argv[1]!r} is not a flag; try --help")
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells a page for every checkpoint
+        # Orbax tells a page for every checkpoint, and all that it raises beforehand.
+        logging.set_verbosity(logging.FATAL)
     workdir = os.path.expanduser(_WORKDIR.value or "")
-    if not workdir and _MODE.value != "zeroshot":
+    request = _request()
+    of_no_run = request and request.tree == "zeroshot" and request.output
+    if not workdir and _MODE.value != "zeroshot" and not of_no_run:
         raise UserError("--workdir is missing; give the folder that the run writes to")
     profile = None if _PROFILE.value == "false" else _PROFILE.value
     if profile is not None:
@@ -92,13 +109,31 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
     if _COMPILE_CACHE.value:
         use_compile_cache()
+    if request:
+        predict(config, workdir, request=request)
+        return
     modes: dict[str, Callable[..., Any]] = {
         "train": functools.partial(train, profile=profile),
         "eval": score,
         "zeroshot": score_zero_shot,
         "inspect": inspect_run,
+        "replay": replay,
     }
     modes[_MODE.value](config, workdir)
+
+
+def _request() -> Request | None:
+    """What `--mode=predict` is asked for; None in another mode, which has no use for its flags."""
+    given: dict[str, Any] = {
+        holder.name: holder.value
+        for holder in (_IMAGES, _TREE, _TOP_K, _OUTPUT, _SORT_INTO)
+        if holder.value is not None
+    }
+    if _MODE.value == "predict":
+        return Request(**given)
+    if given:
+        raise UserError(f"--{next(iter(given))} goes with --mode=predict; leave it out")
+    return None
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -153,6 +188,11 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             if distributed.is_running():
                 distributed.end(EXIT_USER_ERROR)
             sys.exit(EXIT_USER_ERROR)
+        except StoppedError:
+            sys.exit(EXIT_STOPPED)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            os._exit(EXIT_INTERRUPTED)  # threads and processes may be at work
         except Exception as error:
             if not distributed.is_running():
                 raise

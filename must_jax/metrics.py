@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from must_jax.errors import UserError
+from must_jax.tensorboard import EventFiles
 
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
@@ -33,7 +33,8 @@ class MetricWriter:
     """Writes scalars of a step to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
 
     A resumed run goes on where its checkpoint was: later lines of the file are dropped, so that
-    every step is told once. Of several processes, the first writes.
+    every step is told once. Of several processes, the first writes. Lines that a full disk refuses
+    are kept, and written when it takes them.
     """
 
     def __init__(self, workdir: str, *, step: int):
@@ -49,26 +50,33 @@ class MetricWriter:
         rewritten = path.with_suffix(".jsonl.tmp")
         rewritten.write_text("".join(f"{line}\n" for line in kept))
         os.replace(rewritten, path)
-        self._lines = path.open("a", buffering=1)
-        with _without_torch():
-            import tensorboardX
-        self._events = tensorboardX.SummaryWriter(
-            str(pathlib.Path(workdir) / "tensorboard"), purge_step=step + 1
-        )
+        self._lines = path.open("ab", buffering=0)
+        self._unwritten = b""
+        self._events = EventFiles(pathlib.Path(workdir) / "tensorboard", step=step)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes `scalars` under their names."""
         if not self._writes:
             return
-        self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        self._events.flush()
+        self._unwritten += json.dumps({"step": step, **scalars}).encode() + b"\n"
+        self._write_lines()
+        self._events.write(step, scalars)
+
+    def _write_lines(self) -> None:
+        end = self._lines.seek(0, os.SEEK_END)
+        with contextlib.suppress(OSError):
+            if self._lines.write(self._unwritten) == len(self._unwritten):
+                self._unwritten = b""
+                return
+        # What was written of a line would be read as one.
+        with contextlib.suppress(OSError):
+            self._lines.truncate(end)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Writes what is left, and closes both files."""
         if not self._writes:
             return
+        self._write_lines()
         self._lines.close()
         self._events.close()
 
@@ -78,19 +86,3 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a line that a kill cut short
-
-
-@contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-    """Hides torch, where it is installed, from who imports it only to know its tensors.
-
-    That import takes longer than all others of a run together.
-    """
-    loaded = "torch" in sys.modules
-    if not loaded:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if not loaded:
-            del sys.modules["torch"]

@@ -7,15 +7,15 @@ import ml_collections
 from jax.sharding import Mesh
 
 from must_jax import sharding
-from must_jax.checkpoint import latest_step, restore
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.metrics import write_json
 from must_jax.progress import percent, say
+from must_jax.resume import read_state
 from must_jax.scores import IN_WORDS, NOTED, fields
-from must_jax.state import Params, state_shapes
+from must_jax.state import Params
 
 Result = dict[str, Any]
 
@@ -34,11 +34,7 @@ def score(config: ml_collections.ConfigDict, workdir: str) -> Result:
     experiment = build(config)
     mesh = experiment.make_mesh()
     evaluator, source = _evaluator(experiment, mesh)
-    shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
-    like = state_shapes(shapes, optimizer=keywords["optimizer"])
-    step = latest_step(workdir)
-    state, _ = restore(workdir, like, step=step, shardings=sharding.state_shardings(mesh, like))
+    state = read_state(experiment, workdir, mesh=mesh).state
     zero_shot = _zero_shot(experiment, mesh)
     scores = evaluator(zeroshot=zero_shot, student=state.params, teacher=state.teacher_params)
     metric = config.eval_metric

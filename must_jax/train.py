@@ -1,31 +1,37 @@
 """A whole run: build once, then batch, step, log, evaluate, save."""
 
 import contextlib
-import functools
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
 
 from must_jax import distributed, profiling, sharding
-from must_jax.checkpoint import Checkpoints, digest, latest_step, restore
-from must_jax.compile import first_state, jit_train_step
-from must_jax.config import flat_fields, read_config
-from must_jax.errors import UserError
+from must_jax.checkpoint import Checkpoints, digest
+from must_jax.compile import jit_train_step
+from must_jax.config import flat_fields
+from must_jax.data.loader import Batch
+from must_jax.errors import StoppedError
 from must_jax.evaluate import Evaluator
-from must_jax.experiment import build
+from must_jax.experiment import Experiment, build
 from must_jax.failed_images import FailedImages
 from must_jax.flops import plain_flops
+from must_jax.judge import Judge
 from must_jax.metrics import MetricWriter, write_json
+from must_jax.nonfinite import NonFiniteSteps
+from must_jax.preemption import Preemption
+from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
-from must_jax.scores import IN_WORDS, NOTED, fields
-from must_jax.state import init_state, state_shapes
+from must_jax.resume import begin_or_resume, write_config
+from must_jax.saving import Saving
+from must_jax.scores import IN_WORDS, NOTED, Scores, fields
+from must_jax.state import Params
 from must_jax.telemetry import Telemetry
 
 Result = dict[str, Any]
-CONFIG_FILE = "config.json"
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
 
@@ -43,144 +49,278 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | Non
       The content of result.json.
 
     Raises:
-      UserError: the input is bad, and nothing was written; or too many images don't decode.
+      UserError: the input is bad, and nothing was written; or too many images don't decode, too
+        many steps in a row were not finite, or the last checkpoint can't be written.
+      StoppedError: the run was asked to stop, and goes on from there when started again.
     """
     started = time.perf_counter()
     experiment = build(config)
-    mesh = experiment.make_mesh()
-    source = experiment.train_source(mesh)
-    evaluator = Evaluator(experiment, mesh)
-    steps_per_epoch = len(source) // config.batch_size
-    num_steps = config.epochs * steps_per_epoch
-    labelled = f", {len(evaluator.source)} labelled to test on" if evaluator.source else ""
-    say(
-        f"{len(source)} images{labelled}, {len(experiment.classes.names)} classes, "
-        f"{len(experiment.templates)} templates, {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device(s){_told(mesh)}"
-    )
-    shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=steps_per_epoch)
-    run_step = jit_train_step(mesh, shapes, **keywords)
-    # What a checkpoint's step means, and what its zero-shot accuracy was measured on.
-    records = {"images": len(source), "batch_size": config.batch_size, "seed": config.seed}
-    distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
-    distributed.require_same({"the number of training images": len(source)})
-    first_step = latest_step(workdir) or 0
-    profile_steps = None
-    if profile is not None:
-        profile_steps = profiling.choose_steps(profile, first_step=first_step, num_steps=num_steps)
-    if first_step:
-        like = state_shapes(shapes, optimizer=keywords["optimizer"])
-        shardings = sharding.state_shardings(mesh, like)
-        state, notes = restore(workdir, like, step=first_step, shardings=shardings)
-        _check_resumable(workdir, records, notes["records"], step=first_step, num_steps=num_steps)
-        say(f"resuming {workdir} at step {first_step} of {num_steps}")
-    else:
-        student = experiment.zero_shot_student()
-        if jax.process_count() > 1:
-            distributed.require_same({"the SHA-256 of the first parameters": digest(student)})
-        init = functools.partial(init_state, optimizer=keywords["optimizer"])
-        state = first_state(mesh, student, init=init)
-        notes = {"seconds": 0.0, "failed_records": []}
-    test = evaluator.source.path if evaluator.source else None
-    if "zeroshot" not in notes or notes["test"] != test:
-        # At the start, or a resumed run is scored on other images than before.
-        student = state.params
-        if first_step:
-            student = experiment.zero_shot_student()
-            student = sharding.put(student, sharding.state_shardings(mesh, student))
-        zero_shot = fields(evaluator(zeroshot=student))
-        notes |= {"test": test, "zeroshot": zero_shot, "best_by_labels": None}
-    notes["records"] = records
-    metric = config.eval_metric
-    if evaluator.source:
-        say(f"zero-shot {IN_WORDS[metric]} {percent(notes['zeroshot'][f'zeroshot_{metric}'])}")
+    preemption = Preemption(grace_seconds=config.grace_seconds)
+    with preemption.listening():
+        run = _Run(experiment, workdir, preemption=preemption, started=started)
+        return run.run(profile)
 
-    failed = FailedImages(source, records=notes["failed_records"])
-    scores = None
-    with contextlib.ExitStack() as stack:
-        batches = stack.enter_context(
-            experiment.train_batches(source, mesh=mesh, start_step=first_step)
+
+class _Run:
+    """A run from where its workdir stands: what it is made of, and what changes in it.
+
+    Attributes:
+      state: after `step` steps, on the mesh.
+      step: of the whole run.
+      notes: what the host remembers.
+    """
+
+    def __init__(
+        self, experiment: Experiment, workdir: str, *, preemption: Preemption, started: float
+    ):
+        """Reads and checks everything; writes nothing."""
+        config = experiment.config
+        self._experiment = experiment
+        self._config = config
+        self._workdir = workdir
+        self._preemption = preemption
+        self._mesh = experiment.make_mesh()
+        self._source = experiment.train_source(self._mesh)
+        self._evaluator = Evaluator(experiment, self._mesh)
+        self._steps_per_epoch = len(self._source) // config.batch_size
+        self._num_steps = config.epochs * self._steps_per_epoch
+        tested = self._evaluator.source
+        labelled = f", {len(tested)} labelled to test on" if tested else ""
+        say(
+            f"{len(self._source)} images{labelled}, {len(experiment.classes.names)} classes, "
+            f"{len(experiment.templates)} templates, {jax.device_count()} "
+            f"{jax.devices()[0].device_kind} device(s){_told(self._mesh)}"
         )
-        checkpoints = Checkpoints(workdir, to_keep=config.checkpoints_to_keep)
-        stack.callback(checkpoints.close)
-        _write_config(workdir, config)
-        writer = stack.enter_context(contextlib.closing(MetricWriter(workdir, step=first_step)))
-        # Entered last: others hear of an exception before anything here is closed.
-        stack.enter_context(distributed.ending_together())
-        telemetry = Telemetry(
-            batch_size=config.batch_size,
-            flops_per_image=plain_flops(experiment.spec, num_classes=len(experiment.classes.names)),
-            num_threads=config.loader.num_threads,
-            num_workers=config.loader.num_workers,
+        distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
+        distributed.require_same({"the number of training images": len(self._source)})
+        self.state, self.notes, self.step = begin_or_resume(
+            experiment,
+            workdir,
+            mesh=self._mesh,
+            num_images=len(self._source),
+            num_steps=self._num_steps,
         )
-        progress = Progress(
-            writer,
-            telemetry,
-            first_step=first_step,
-            num_steps=num_steps,
-            steps_per_epoch=steps_per_epoch,
-            log_every_steps=config.log_every_steps,
-            eval_metric=metric,
-        )
-        run_step = stack.enter_context(
-            profiling.traced(
-                run_step,
-                steps=profile_steps,
-                workdir=workdir,
-                first_step=first_step,
-                paused=progress.paused,
-                say=say,
+        self._begun = started - self.notes.seconds
+        self._scores: Scores | None = None
+        probe = Probe(experiment, self._mesh, self._source, num_images=config.probe_images)
+        self._judge = Judge(probe, self.notes, threshold=config.confidence_threshold)
+        self._score_zero_shot()
+
+    def _score_zero_shot(self) -> None:
+        """At the start, or where a run that goes on is tested on other images than before."""
+        source, notes = self._evaluator.source, self.notes
+        path = source.path if source else None
+        if notes.zero_shot is None or notes.test != path:
+            student: Params = self.state.params
+            if self.step:
+                student = self._experiment.zero_shot_student()
+                student = sharding.put(student, sharding.state_shardings(self._mesh, student))
+            notes.test = path
+            notes.zero_shot = fields(self._evaluate(zeroshot=student))
+            notes.best_by_labels = None
+        if notes.probe is None:
+            self._judge.begin(self.state.params, between_batches=self._preemption.check)
+        metric = self._config.eval_metric
+        if source:
+            say(f"zero-shot {IN_WORDS[metric]} {percent(notes.zero_shot[f'zeroshot_{metric}'])}")
+
+    def _evaluate(self, **trees: Params) -> Scores:
+        return self._evaluator(between_batches=self._preemption.check, **trees)
+
+    def run(self, profile: str | None) -> Result:
+        """Does the steps that are left, and reports."""
+        config, notes = self._config, self.notes
+        traced = None
+        if profile is not None:
+            traced = profiling.choose_steps(
+                profile, first_step=self.step, num_steps=self._num_steps
             )
+        with contextlib.ExitStack() as stack:
+            batches = stack.enter_context(
+                self._experiment.train_batches(self._source, mesh=self._mesh, start_step=self.step)
+            )
+            checkpoints = Checkpoints(
+                self._workdir, to_keep=config.checkpoints_to_keep, step=self.step
+            )
+            stack.callback(checkpoints.close)
+            self._saving = Saving(checkpoints, step=self.step)
+            write_config(self._workdir, config)
+            writer = MetricWriter(self._workdir, step=self.step)
+            stack.enter_context(contextlib.closing(writer))
+            # Entered last: others hear of an exception before anything here is closed.
+            stack.enter_context(distributed.ending_together())
+            self._failed = FailedImages(self._source, records=notes.failed_records)
+            self._nonfinite = NonFiniteSteps(
+                self._source,
+                workdir=self._workdir,
+                steps_per_epoch=self._steps_per_epoch,
+                limit=config.max_nonfinite_steps,
+                count=notes.skipped_steps,
+                in_a_row=notes.skipped_in_row,
+            )
+            telemetry = Telemetry(
+                batch_size=config.batch_size,
+                flops_per_image=plain_flops(
+                    self._experiment.spec, num_classes=len(self._experiment.classes.names)
+                ),
+                num_threads=config.loader.num_threads,
+                num_workers=config.loader.num_workers,
+            )
+            self._progress = Progress(
+                writer,
+                telemetry,
+                first_step=self.step,
+                num_steps=self._num_steps,
+                steps_per_epoch=self._steps_per_epoch,
+                log_every_steps=config.log_every_steps,
+                eval_metric=config.eval_metric,
+                pending=notes.pending,
+            )
+            shapes = self._experiment.student_shapes()
+            keywords = self._experiment.step_keywords(shapes, steps_per_epoch=self._steps_per_epoch)
+            self._run_step = stack.enter_context(
+                profiling.traced(
+                    jit_train_step(self._mesh, shapes, **keywords),
+                    steps=traced,
+                    workdir=self._workdir,
+                    first_step=self.step,
+                    paused=self._progress.paused,
+                    say=say,
+                )
+            )
+            try:
+                self._loop(telemetry.timed(batches))
+            except StoppedError:
+                self._saving.save_last(self.state, **self._save_keywords())
+                say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
+                raise
+            self._saving.save_last(self.state, **self._save_keywords())
+        return self._report()
+
+    def _loop(self, batches: Iterator[Batch]) -> None:
+        while True:
+            if self._is_evaluation_due():
+                self._evaluate_epoch()
+            if self._is_save_due():
+                self._saving.save(self.state, **self._save_keywords())
+            self._preemption.check()
+            if self.step == self._num_steps:
+                return
+            self._train_step(next(batches))
+
+    def _train_step(self, batch: Batch) -> None:
+        """Starts a step; the device is a few behind."""
+        self._failed.note(batch["failed"])
+        arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
+        on_mesh = sharding.to_mesh(arrays, self._mesh)
+        self.state, metrics = self._run_step(self.state, on_mesh)
+        self.step += 1
+        self._progress.step(self.step, metrics)
+        self._nonfinite.note(
+            self.step, metrics, batch=on_mesh, records=batch["record"], state=self.state
         )
-        for step, batch in enumerate(telemetry.timed(batches), start=first_step + 1):
-            failed.note(batch["failed"])
-            arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
-            state, metrics = run_step(state, sharding.to_mesh(arrays, mesh))
-            progress.step(step, metrics)
-            epoch, past_epoch = divmod(step, steps_per_epoch)
-            if not past_epoch or step % config.log_every_steps == 0:
-                # Processes talk about it now and then, not in every step.
-                failed.share()
-                failed.check(max_fraction=config.loader.max_failed_fraction)
-            if past_epoch:
-                continue
-            last = step == num_steps
-            if last or epoch % config.eval_every_epochs == 0:
-                with progress.paused():
-                    scores = evaluator(student=state.params, teacher=state.teacher_params)
-                progress.evaluated(step, scores)
-                reached = {"epoch": epoch, **fields({"teacher": scores["teacher"]})}
-                notes["best_by_labels"] = _better(notes["best_by_labels"], reached, metric)
-            if last or epoch % config.checkpoint_every_epochs == 0:
-                seconds = notes["seconds"] + time.perf_counter() - started
-                now = {"seconds": seconds, "failed_records": sorted(failed.records)}
-                checkpoints.save(state, step=step, notes=notes | now)
-    if scores is None:
-        scores = evaluator(student=state.params, teacher=state.teacher_params)
-    result = {
-        **notes["zeroshot"],
-        **fields(scores),
-        "eval_metric": metric,
-        "best_by_labels": notes["best_by_labels"],
-        "steps": num_steps,
-        "seconds": round(notes["seconds"] + time.perf_counter() - started, 2),
-        "failed_images": len(failed.records),
-        "student_digest": digest(state.params),
-        "teacher_digest": digest(state.teacher_params),
-    }
-    write_json(os.path.join(workdir, "result.json"), result)
-    told = "trained, without labelled images to test on,"
-    if evaluator.source:
-        names = ("zeroshot", "student", "teacher")
-        reached = {name: percent(result[f"{name}_{metric}"]) for name in names}
-        told = "zero-shot {zeroshot} -> student {student} -> teacher {teacher}".format(**reached)
-        told += NOTED[metric]
-    say(
-        f"{told} in {result['seconds']:.0f} s; result.json, metrics.jsonl, tensorboard and "
-        f"checkpoints are in {workdir}"
-    )
-    return result
+        if self.step % self._config.log_every_steps == 0:
+            self._share_failed()
+
+    def _share_failed(self) -> None:
+        """Processes talk about it now and then, not in every step."""
+        self._failed.share()
+        self._failed.check(max_fraction=self._config.loader.max_failed_fraction)
+
+    def _epoch_is_due(self, every: int) -> bool:
+        """Whether an epoch has just ended, and is the last or one of every few."""
+        epoch, past_epoch = divmod(self.step, self._steps_per_epoch)
+        if past_epoch or not epoch:
+            return False
+        return self.step == self._num_steps or epoch % every == 0
+
+    def _is_evaluation_due(self) -> bool:
+        due = self._epoch_is_due(self._config.eval_every_epochs)
+        return due and self.notes.evaluated_step != self.step
+
+    def _is_save_due(self) -> bool:
+        if self.step in (0, self._saving.started_step):
+            return False
+        every = self._config.checkpoint_every_steps
+        if every and self.step % every == 0:
+            return True
+        if self._epoch_is_due(self._config.checkpoint_every_epochs):
+            return True
+        if self.step == self._chosen_step():
+            return True
+        return self.step % self._config.log_every_steps == 0 and self._saving.is_retry_due()
+
+    def _evaluate_epoch(self) -> None:
+        trees = {"student": self.state.params, "teacher": self.state.teacher_params}
+        with self._progress.paused():
+            scores = self._evaluate(**trees)
+            evaluation = {"step": self.step, "epoch": self.step // self._steps_per_epoch}
+            quality = self._judge.look(
+                evaluation | fields(scores), between_batches=self._preemption.check, **trees
+            )
+        self._scores = scores
+        self._progress.evaluated(self.step, scores, quality)
+        reached = evaluation | fields({"teacher": scores["teacher"]})
+        self.notes.best_by_labels = _better(
+            self.notes.best_by_labels, reached, self._config.eval_metric
+        )
+        self.notes.evaluated_step = self.step
+
+    def _save_keywords(self) -> dict[str, Any]:
+        """What is saved beside the state, brought up to date."""
+        notes = self.notes
+        self._nonfinite.finish(self.state)
+        self._share_failed()
+        notes.seconds = time.perf_counter() - self._begun
+        notes.failed_records = sorted(self._failed.records)
+        notes.pending = self._progress.pending()
+        notes.skipped_steps = self._nonfinite.count
+        notes.skipped_in_row = self._nonfinite.in_a_row
+        return {"step": self.step, "notes": notes, "chosen": self._chosen_step()}
+
+    def _chosen_step(self) -> int | None:
+        """Of the checkpoint that is kept for having been chosen without labels."""
+        chosen = self._judge.chosen() if self._config.keep_chosen else None
+        return chosen["step"] if chosen else None
+
+    def _report(self) -> Result:
+        notes, metric = self.notes, self._config.eval_metric
+        scores = self._scores
+        if scores is None:
+            scores = self._evaluate(student=self.state.params, teacher=self.state.teacher_params)
+        result = {
+            **(notes.zero_shot or {}),
+            **fields(scores),
+            "eval_metric": metric,
+            "best_by_labels": notes.best_by_labels,
+            "chosen_without_labels": _summary(self._judge.chosen()),
+            "alarms": notes.evaluations[-1]["alarms"] if notes.evaluations else {},
+            "steps": self._num_steps,
+            "seconds": round(time.perf_counter() - self._begun, 2),
+            "failed_images": len(notes.failed_records),
+            "failed_fraction": len(notes.failed_records) / len(self._source),
+            "skipped_steps": notes.skipped_steps,
+            "student_digest": digest(self.state.params),
+            "teacher_digest": digest(self.state.teacher_params),
+        }
+        write_json(os.path.join(self._workdir, "result.json"), result)
+        told = "trained, without labelled images to test on,"
+        if self._evaluator.source:
+            names = ("zeroshot", "student", "teacher")
+            reached = {name: percent(result[f"{name}_{metric}"]) for name in names}
+            told = "zero-shot {zeroshot} -> student {student} -> teacher {teacher}".format(
+                **reached
+            )
+            told += NOTED[metric]
+        chosen = result["chosen_without_labels"]
+        best = ""
+        if chosen:
+            best = f"; without labels, epoch {chosen['epoch']} would be chosen"
+        say(
+            f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard "
+            f"and checkpoints are in {self._workdir}"
+        )
+        return result
 
 
 def _told(mesh: jax.sharding.Mesh) -> str:
@@ -191,21 +331,12 @@ def _told(mesh: jax.sharding.Mesh) -> str:
     return processes + (f", as {sizes}" if several or mesh.shape["data"] < mesh.size else "")
 
 
-def _check_resumable(
-    workdir: str, now: Result, before: Result, *, step: int, num_steps: int
-) -> None:
-    """Refuses to go on where the step of a checkpoint would mean other records than it did."""
-    for name, value in now.items():
-        if value != before[name]:
-            raise UserError(
-                f"{workdir} was trained with {name} {before[name]}, and it is {value} now; a run "
-                "goes on with the same records only: change it back, or use another workdir"
-            )
-    if step > num_steps:
-        raise UserError(
-            f"{workdir} is at step {step}, after the {num_steps} steps that config.epochs asks "
-            "for; raise it, or use another workdir"
-        )
+def _summary(evaluation: Result | None) -> Result | None:
+    """An evaluation without the many numbers that it was chosen by."""
+    if evaluation is None:
+        return None
+    numbers = {"consensus": evaluation["quality"]["consensus"]}
+    return {name: v for name, v in evaluation.items() if name != "quality"} | numbers
 
 
 def _better(best: Result | None, now: Result, metric: str) -> Result | None:
@@ -214,19 +345,3 @@ def _better(best: Result | None, now: Result, metric: str) -> Result | None:
     if value is None or (best and best[f"teacher_{metric}"] >= value):
         return best
     return now
-
-
-def _write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """Leaves the config in `workdir`, and tells what differs from the one that was there."""
-    path = os.path.join(workdir, CONFIG_FILE)
-    now = dict(flat_fields(config))
-    if os.path.exists(path):
-        try:
-            before = dict(flat_fields(read_config(path)))
-        except UserError as error:
-            say(f"not compared with the fields of the run so far: {error}")
-            before = now
-        for name in sorted(now):
-            if before[name] != now[name]:
-                say(f"config.{name} is now {now[name]!r}, was {before[name]!r}")
-    write_json(path, now)

@@ -170,7 +170,8 @@ def train_step(
         where labels exist, `label`, (B,) int32, -1 if unknown, which only a metric reads.
 
     Returns:
-      The state after the step, and scalars on the device, named as in `compute_losses`.
+      The state after the step, and scalars on the device, named as in `compute_losses`. Where the
+      loss or a gradient is not finite, nothing but the state's step changes, on all devices alike.
     """
 
     def pseudo_label(images: jax.Array) -> jax.Array:
@@ -193,18 +194,22 @@ def train_step(
     decay = ema_decay(state.step)
     teacher_params = optax.incremental_update(params, state.teacher_params, 1 - decay)
 
+    grad_norm = optax.tree.norm(grads)
+    is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     metrics |= {
         "learning_rate": learning_rate(state.step),
         "ema_decay": decay,
-        "grad_norm": optax.tree.norm(grads),
+        "grad_norm": grad_norm,
+        "is_finite": is_finite,
     }
     if "label" in batch:
         metrics["pseudo_label_accuracy"] = known_accuracy(teacher_logits, batch["label"])
-    state = TrainState(
-        step=state.step + 1,
+    stepped = dataclasses.replace(
+        state,
         params=params,
         teacher_params=teacher_params,
         opt_state=opt_state,
         mean_log_probs=log_probs,
     )
-    return state, metrics
+    state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), stepped, state)
+    return dataclasses.replace(state, step=state.step + 1), metrics

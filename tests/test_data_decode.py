@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
 
 
 def _colours(height=9, width=14, channels=3):
@@ -290,3 +290,75 @@ def test_floating_point_has_no_range(tmp_path):
 def test_error_crosses_process_boundaries():
     error = pickle.loads(pickle.dumps(UndecodableImageError("a.jpg", "cut short")))
     assert str(error) == "a.jpg: cut short"
+
+
+def _gradient_jpeg(mode="RGB", **options):
+    rows, columns = np.mgrid[0:75, 0:101]
+    smooth = np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8)
+    noisy = (smooth // 2 + _colours(75, 101) // 4).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).convert(mode).save(buffer, "jpeg", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        *[("RGB", {"subsampling": ways, "quality": 90}) for ways in range(3)],
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_blocks": 2}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_pixels_for_training_are_pillows(mode, options):
+    data = _gradient_jpeg(mode, **options)
+    pixels = decode_pixels(data, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+@pytest.mark.parametrize(("side", "scale"), [(38, 2), (39, 1), (19, 4), (20, 2), (10, 8), (1, 8)])
+def test_pixels_for_training_are_no_more_than_needed(side, scale):
+    data = _gradient_jpeg()
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (101 // scale, 75 // scale))
+        expected = np.asarray(image)
+    assert expected.shape[0] == -(-75 // scale)
+    pixels = decode_pixels(data, name="x", smallest_side=side)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_for_training_are_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _gradient_jpeg(exif=exif)
+    pixels = decode_pixels(data, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+def test_flaws_that_pillow_mends_are_mended_for_training():
+    data = _gradient_jpeg()
+    end = data.rindex(b"\xff\xd9")
+    flawed = data[:end] + b"\x00" * 9 + data[end:]
+    pixels = decode_pixels(flawed, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+def test_what_is_no_image_has_the_same_reason_in_training():
+    for content in (
+        b"",
+        b"no image",
+        _jpeg()[:400],
+        _jpeg()[:-200],
+        _png((20000, 20000, 8, 0), []),
+    ):
+        reasons = []
+        for decode in (
+            decode_image,
+            lambda data, name: decode_pixels(data, name=name, smallest_side=9),
+        ):
+            with pytest.raises(UndecodableImageError) as error:
+                decode(content, name="x")
+            reasons.append(str(error.value))
+        assert reasons[0] == reasons[1]

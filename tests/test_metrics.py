@@ -1,6 +1,7 @@
 """Metric files across resumes."""
 
 import json
+import resource
 
 import pytest
 
@@ -35,3 +36,47 @@ def test_a_result_that_cannot_be_written(tmp_path):
     for path in (tmp_path / "eval.json", tmp_path / "nowhere" / "eval.json"):
         with pytest.raises(UserError, match=r"eval\.json cannot be written"):
             write_json(path, {})
+
+
+def test_tensorboard_has_the_same_scalars(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer = MetricWriter(str(tmp_path), step=0)
+    writer.write(2, {"train/loss": 1.5, "train/confident_fraction": 0.25})
+    writer.close()
+    writer = MetricWriter(str(tmp_path), step=1)
+    writer.write(2, {"train/loss": 2.5})
+    writer.close()
+    found = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:  # length, its checksum, the event, its checksum
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            if event.HasField("session_log"):
+                found.append((event.step, "start"))
+    assert found == [
+        (1, "start"),
+        (2, "train/loss", 1.5),
+        (2, "train/confident_fraction", 0.25),
+        (2, "start"),
+        (2, "train/loss", 2.5),
+    ]
+
+
+def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path):
+    writer = MetricWriter(str(tmp_path), step=0)
+    writer.write(1, {"train/loss": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))  # in the midst of the second line
+    try:
+        for step in (2, 3):
+            writer.write(step, {"train/loss": float(step)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert lines_of(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+    writer.write(4, {"train/loss": 4.0})
+    writer.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]

@@ -152,3 +152,34 @@ def test_images_that_fail_on_any_process_end_the_run_on_all(inputs, alone):
     assert named
     assert len(set(named)) == len(named)
     assert not stdout[1]
+
+
+def test_two_processes_predict_what_one_does(inputs, alone, tmp_path):
+    images = tmp_path / "images"
+    tiny_run.write_images(images, count=19, seed=7)
+    # Rows 1 and 6 of a batch of 8 are of different processes.
+    for record in (1, 14):
+        (images / f"{record:03}.png").write_bytes(b"no image")
+    one, two = (
+        predicted(tmp_path / f"{count}.jsonl", alone, count=count, images=images)
+        for count in (1, 2)
+    )
+    assert [row["path"] for row in one] == [f"{images}/{record:03}.png" for record in range(19)]
+    for ours, expected in zip(two, one, strict=True):
+        for name, value in expected.items():
+            if name.startswith("probability") and value is not None:
+                value = pytest.approx(value, **ROUNDING)
+            assert ours[name] == value, (ours["path"], name)
+    lists = [(tmp_path / f"{count}.jsonl.failed.csv").read_text() for count in (1, 2)]
+    assert lists[0] == lists[1]
+    assert [line.count("not an image") for line in lists[0].splitlines()] == [0, 1, 1]
+
+
+def predicted(path, workdir, *, count, images):
+    codes, stdout, stderr = run(
+        count, workdir, "--mode=predict", f"--images={images}", f"--output={path}"
+    )
+    assert codes == [0] * count, stderr
+    assert stdout[0].startswith("teacher predicted 19 images, of which 2 failed")
+    assert not any(stdout[1:])
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -14,12 +14,12 @@ import tiny_run
 from jax.sharding import PartitionSpec
 
 from must_jax import sharding
-from must_jax.checkpoint import latest_step, restore
 from must_jax.compile import jit_train_step
 from must_jax.errors import UserError
 from must_jax.experiment import build
 from must_jax.models import VisionSpec, VisionTransformer
 from must_jax.optimizer import make_optimizer
+from must_jax.resume import read_state
 from must_jax.state import init_params, state_shapes
 from must_jax.train import train
 
@@ -247,13 +247,8 @@ def metrics_of(workdir):
 def final_state(inputs, workdir, sizes):
     """The final state of a run, whole, restored onto a mesh of the given sizes."""
     experiment = build(config_of(inputs, sizes))
-    mesh = experiment.make_mesh()
-    shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=4)
-    like = state_shapes(shapes, optimizer=keywords["optimizer"])
-    shardings = sharding.state_shardings(mesh, like)
-    state, _ = restore(str(workdir), like, step=latest_step(str(workdir)), shardings=shardings)
-    return jax.device_get(state)
+    restored = read_state(experiment, str(workdir), mesh=experiment.make_mesh())
+    return jax.device_get(restored.state)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -11,8 +12,9 @@ import tiny_run
 from must_jax.config import read_config
 from must_jax.convert.converted import SPEC_FILE
 from must_jax.errors import UserError
+from must_jax.resume import CONFIG_FILE
 from must_jax.score import score
-from must_jax.train import CONFIG_FILE, train
+from must_jax.train import train
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
         assert told == (of_the_machine if "train/loss" in line else set())
     (events,) = (workdir / "tensorboard").glob("events.*")
     assert all(name.encode() in events.read_bytes() for name in of_the_machine)
-    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["8"]
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
     best = result["best_by_labels"]
     assert best["teacher_top1"] >= result["teacher_top1"]
 
@@ -148,12 +150,6 @@ def test_the_config_in_the_workdir_is_the_one_it_was_run_with(finished, inputs):
     assert read_config(finished[0] / CONFIG_FILE).to_dict() == tiny_run.config(inputs).to_dict()
 
 
-def test_steps_to_trace_that_are_not_run_are_refused_before_anything_is_written(inputs, tmp_path):
-    with pytest.raises(UserError, match=r"--profile=7:9 .*steps 1 to 8 are left"):
-        train(tiny_run.config(inputs), str(tmp_path / "run"), profile="7:9")
-    assert not (tmp_path / "run").exists()
-
-
 def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
     config = tiny_run.config(inputs)
     config.dataset.test = ""
@@ -162,7 +158,12 @@ def test_without_test_images_accuracies_are_null(inputs, tmp_path, capsys):
     assert result["zeroshot_top1"] is result["student_top1"] is result["teacher_top1"] is None
     assert result["best_by_labels"] is None
     out = capsys.readouterr().out
-    assert "zero-shot" not in out
+    assert "accuracy" not in out
+    assert "epoch 1  without labels: consensus " in out
+    chosen = result["chosen_without_labels"]
+    assert chosen["epoch"] == 1
+    assert chosen["teacher_top1"] is None
+    assert 0 <= chosen["consensus"] <= 1
     assert out.splitlines()[-1].startswith("trained, without labelled images to test on, in ")
     with pytest.raises(UserError, match=r"dataset\.test is empty"):
         score(config, str(tmp_path / "run"))
@@ -229,17 +230,18 @@ def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batch_size", 16, "trained with batch_size 8, and it is 16 now"),
-        ("seed", 1, "trained with seed 0"),
-        ("epochs", 1, "at step 8, after the 4 steps"),
-        ("dataset.train", "{tmp}/fewer", "trained with images 36, and it is 30 now"),
+        ("batch_size", 16, r"config\.batch_size was 8 and is 16 now"),
+        ("seed", 1, r"config\.seed was 0 and is 1 now"),
+        ("epochs", 1, r"config\.epochs was 2 and is 1 now"),
+        ("strong_view.crop_area", (0.5, 1.0), r"crop_area was \(0\.3, 1\.0\)"),
+        ("dataset.train", "{tmp}/fewer", "number of images of .* was 36 and is 30 now"),
+        ("dataset.class_names", "{tmp}/others.txt", "class names .* of .* was"),
     ],
 )
-def test_a_checkpoint_of_other_records_is_refused(
-    inputs, finished, tmp_path, field, value, message
-):
+def test_going_on_as_another_run_is_refused(inputs, finished, tmp_path, field, value, message):
     shutil.copytree(finished[0], tmp_path / "run")
     tiny_run.write_images(tmp_path / "fewer", count=30, seed=0)
+    (tmp_path / "others.txt").write_text("square\ncircle\nstar\n")
     before = (tmp_path / "run" / CONFIG_FILE).read_text()
     config = tiny_run.config(inputs)
     value = value.format(tmp=tmp_path) if isinstance(value, str) else value
@@ -255,14 +257,29 @@ def test_a_step_folder_without_a_checkpoint_is_passed_over(inputs, finished, tmp
     result = train(tiny_run.config(inputs), str(tmp_path / "run"))
     assert result["teacher_digest"] == finished[1]["teacher_digest"]
     names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert names == {"8", "incomplete-99"}
+    assert names == {"4", "8", "incomplete-99"}
 
 
-def test_a_damaged_checkpoint_is_named(inputs, finished, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(inputs, finished, tmp_path, capsys):
     shutil.copytree(finished[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8" / "state")
-    with pytest.raises(UserError, match="checkpoints/8 is damaged"):
+    result = train(tiny_run.config(inputs), str(tmp_path / "run"))
+    told = capsys.readouterr().out
+    assert re.search(r"checkpoints/8 is damaged \(.*\); passed over for step 4\n", told)
+    assert result["teacher_digest"] == finished[1]["teacher_digest"]
+    assert metrics_of(tmp_path / "run") == metrics_of(finished[0])
+    names = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert names == {"4", "8", "damaged-8"}
+
+
+def test_without_a_whole_checkpoint_nothing_is_started_anew(inputs, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for step in ("4", "8"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / step / "state")
+    before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
+    with pytest.raises(UserError, match=r"checkpoints/8 is damaged .* no other checkpoint"):
         train(tiny_run.config(inputs), str(tmp_path / "run"))
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
 
 
 def test_scoring_leaves_a_checkpoint_that_is_being_written_alone(finished, tmp_path):

@@ -23,16 +23,24 @@ TOKENIZER = "tokenizer"
 FORMAT = 1
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(
+    target: Path, *, overwrite: bool, marker: str = SPEC_FILE, kind: str = "converted checkpoint"
+) -> None:
     """Refuses a target that must not be written.
 
+    Args:
+      target: the folder that is to be written.
+      overwrite: whether it may replace one of its kind.
+      marker: a file that tells the kind.
+      kind: what to call it in messages.
+
     Raises:
-      UserError: it exists, and `overwrite` is false or it is something else than a checkpoint.
+      UserError: it exists, and `overwrite` is false or it is of another kind.
     """
     if (target.exists() or target.is_symlink()) and not overwrite:
         raise UserError(f"{target}: exists already; name another one, or pass --overwrite")
-    if target.exists() and not (target / SPEC_FILE).is_file():
-        raise UserError(f"{target}: is no converted checkpoint, so it will not be overwritten")
+    if target.exists() and not (target / marker).is_file():
+        raise UserError(f"{target}: is no {kind}, so it will not be overwritten")
 
 
 @contextlib.contextmanager

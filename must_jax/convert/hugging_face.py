@@ -14,23 +14,15 @@ from must_jax.convert.fields import (
     read_json,
     statistics,
 )
-from must_jax.convert.layout import (
-    Layout,
-    Rule,
-    norm,
-    out_kernel,
-    patches,
-    qkv_bias,
-    qkv_kernel,
-    transpose,
-)
+from must_jax.convert.layout import Layout, Rule, norm
 from must_jax.convert.source import SourceCheckpoint, logit_scale
+from must_jax.convert.transforms import out_kernel, patches, qkv_bias, qkv_kernel, transpose
 from must_jax.convert.weights import HUGGING_FACE_NAMES, open_weights
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 
 CONFIG = "config.json"
-_PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 # What transformers assumes of a field that config.json leaves out.
 _TOWER_DEFAULTS: dict[str, Any] = {
@@ -57,10 +49,10 @@ _TEXT_DEFAULTS: dict[str, Any] = _TOWER_DEFAULTS | {
 _PROJECTION_DIM = 512
 
 # What config.json calls an activation, and what the models here call it.
-_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
+ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu"}
 
 # Configurations written before the end token was recorded carry this id, which is no end token.
-_LEGACY_EOS = 2
+LEGACY_EOS = 2
 
 
 def blocks(tower: str, source: str) -> tuple[Rule, ...]:
@@ -175,7 +167,7 @@ def image_statistics(
     *,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[str, Any]:
     """`image_mean` and `image_std` of the folder's image processor; the given ones without it.
 
     It is in `processor_config.json`, as transformers 5 writes it and prefers it, or else in
@@ -185,7 +177,7 @@ def image_statistics(
       UserError: the file is damaged, or pixels are not brought to 0..1 and normalised.
     """
     config: Any = None
-    for name, key in (("processor_config.json", "image_processor"), (_PREPROCESSOR, None)):
+    for name, key in (("processor_config.json", "image_processor"), (PREPROCESSOR, None)):
         file = folder / name
         if config is None and file.is_file():
             config, where = read_json(file), str(file)
@@ -228,14 +220,14 @@ def read_spec(folder: Path) -> ClipSpec:
     projection = {"projection_dim": _PROJECTION_DIM} | config
     return ClipSpec(
         vision=VisionSpec(
-            **tower_fields(vision, activations=_ACTIVATIONS, where=in_vision),
+            **tower_fields(vision, activations=ACTIVATIONS, where=in_vision),
             **image_and_patch(vision, where=in_vision),
         ),
         text=TextSpec(
-            **tower_fields(text, activations=_ACTIVATIONS, where=in_text),
+            **tower_fields(text, activations=ACTIVATIONS, where=in_text),
             vocab_size=positive(text, "vocab_size", where=in_text),
             context_length=positive(text, "max_position_embeddings", where=in_text),
-            eot_token_id=None if eos == _LEGACY_EOS else eos,
+            eot_token_id=None if eos == LEGACY_EOS else eos,
         ),
         embed_dim=positive(projection, "projection_dim", where=where),
         logit_scale=1.0,

@@ -6,47 +6,14 @@ Shapes are written in letters: W width, M MLP width, E embedding, P patch size, 
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from must_jax.convert.tensors import Tensors
+from must_jax.convert.transforms import Transform, same
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TowerSpec
 
-Transform = Callable[[np.ndarray, TowerSpec], np.ndarray]
-
 _LISTED = 100  # names in a message
-
-
-def same(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """The tensor as it is."""
-    return x
-
-
-def transpose(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """A matrix of the checkpoint (outputs, inputs) to (inputs, outputs)."""
-    return x.T
-
-
-def patches(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """Convolution weights (W, 3, P, P) to (P * P * 3, W), the colour running fastest."""
-    return x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-
-def qkv_kernel(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """Query, key and value rows (3W, W) to (W, 3, heads, head width)."""
-    return x.T.reshape(spec.width, 3, spec.num_heads, -1)
-
-
-def qkv_bias(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """Query, key and value biases (3W,) to (3, heads, head width)."""
-    return x.reshape(3, spec.num_heads, -1)
-
-
-def out_kernel(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
-    """The matrix after attention (W, W) to (heads, head width, W)."""
-    return x.T.reshape(spec.num_heads, -1, spec.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +25,7 @@ class Rule:
       sources: keys of the checkpoint, joined along their first axis; `*` is the number of a block,
         and the blocks are stacked.
       shape: the shape that each source has to have, in letters.
-      transform: from the joined sources of one block to the parameter.
+      transform: from the joined sources of one block to the parameter, and back.
     """
 
     path: str
@@ -91,12 +58,14 @@ class Layout:
       name: what messages call it.
       rules: one a parameter.
       scalars: keys that have to be there, for the spec and not for a parameter.
+      scalar_shape: of these, as the family's own models have them.
       ignored: patterns of keys that are passed over where they are there.
     """
 
     name: str
     rules: tuple[Rule, ...]
     scalars: tuple[str, ...] = ("logit_scale",)
+    scalar_shape: tuple[int, ...] = ()
     ignored: tuple[str, ...] = ()
 
 

@@ -5,25 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from must_jax.convert.fields import OPENAI_MEAN, OPENAI_STD
-from must_jax.convert.layout import (
-    Layout,
-    Rule,
-    check_names,
-    norm,
-    out_kernel,
-    patches,
-    qkv_bias,
-    qkv_kernel,
-    transpose,
-)
+from must_jax.convert.layout import Layout, Rule, check_names, norm
 from must_jax.convert.source import SourceCheckpoint, logit_scale
 from must_jax.convert.tensors import Tensors
 from must_jax.convert.torch_archive import open_torch_archive
+from must_jax.convert.transforms import out_kernel, patches, qkv_bias, qkv_kernel, transpose
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TextSpec, VisionSpec
 
 # OpenAI's towers have one head for every 64 units; no shape tells.
-_HEAD_WIDTH = 64
+HEAD_WIDTH = 64
 
 # Widths of OpenCLIP's ViTs whose heads are wider, so that 64 would silently be wrong.
 _OPEN_CLIP_WIDTHS = {1280: "ViT-H/14", 1408: "ViT-g/14", 1664: "ViT-bigG/14", 1792: "ViT-e/14"}
@@ -91,11 +82,9 @@ def _heads(width: int, *, where: str) -> int:
             "tensor tells; save it as open_clip_pytorch_model.bin in a folder that holds its "
             "open_clip_config.json, and pass the folder"
         )
-    heads = max(1, width // _HEAD_WIDTH)
+    heads = max(1, width // HEAD_WIDTH)
     if width % heads:
-        raise UserError(
-            f"{where}: width {width} is not a multiple of {_HEAD_WIDTH}, a head's width"
-        )
+        raise UserError(f"{where}: width {width} is not a multiple of {HEAD_WIDTH}, a head's width")
     return heads
 
 

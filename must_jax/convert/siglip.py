@@ -4,6 +4,7 @@ SigLIP 2 of a fixed resolution is saved as a SiglipModel too.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from must_jax.convert.hugging_face import (
     tower_config,
     tower_fields,
 )
-from must_jax.convert.layout import Layout, Rule, Transform, norm, out_kernel, patches, transpose
-from must_jax.convert.source import SourceCheckpoint, logit_scale
+from must_jax.convert.layout import Layout, Rule, norm
+from must_jax.convert.source import SourceCheckpoint, logit_scale, scalar
+from must_jax.convert.transforms import Transform, out_kernel, patches, transpose
 from must_jax.convert.weights import HUGGING_FACE_NAMES, open_weights
 from must_jax.errors import UserError
 from must_jax.models.spec import ClipSpec, TextSpec, TowerSpec, VisionSpec
@@ -48,18 +50,21 @@ _TEXT_DEFAULTS = _TOWER_DEFAULTS | {"vocab_size": 32000, "max_position_embedding
 _MEAN = _STD = (0.5, 0.5, 0.5)
 
 # What config.json calls an activation, and what the models here call it.
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
+ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu"}
 
 
 def _part(index: int) -> Transform:
-    """Part 0, 1 or 2 (query, key or value) of joined rows (3W, ...) to (..., heads, head width)."""
+    """Part 0, 1 or 2 (query, key or value) of rows (3W, ...) to (..., heads, head width)."""
 
-    def transform(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+    def to_param(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
         rows = x.reshape(3, spec.width, -1)[index]
         kernel = rows.T.reshape(-1, spec.num_heads, spec.width // spec.num_heads)
         return kernel if x.ndim == 2 else kernel[0]
 
-    return transform
+    def to_source(x: np.ndarray, spec: TowerSpec) -> np.ndarray:
+        return x.reshape(-1) if x.ndim == 2 else x.reshape(-1, spec.width).T
+
+    return Transform(to_param, to_source)
 
 
 def _attention_pool(path: str, source: str) -> tuple[Rule, ...]:
@@ -103,8 +108,9 @@ LAYOUT = Layout(
         Rule("text/proj", ("text_model.head.weight",), "E W", transpose),
         Rule("text/proj_bias", ("text_model.head.bias",), "E"),
     ),
-    # The bias is the same for all classes, so that the softmax over them does without it.
+    # The bias is the same for all classes: their softmax does without it, an export doesn't.
     scalars=("logit_scale", "logit_bias"),
+    scalar_shape=(1,),
     ignored=(f"{_VISION}.position_ids", f"{_TEXT}.position_ids"),
 )
 
@@ -141,13 +147,13 @@ def read_spec(folder: Path) -> ClipSpec:
         )
     return ClipSpec(
         vision=VisionSpec(
-            **tower_fields(vision, activations=_ACTIVATIONS, where=in_vision),
+            **tower_fields(vision, activations=ACTIVATIONS, where=in_vision),
             image_size=image // patch * patch,
             patch_size=patch,
             pooling="attention",
         ),
         text=TextSpec(
-            **tower_fields(text, activations=_ACTIVATIONS, where=in_text),
+            **tower_fields(text, activations=ACTIVATIONS, where=in_text),
             vocab_size=positive(text, "vocab_size", where=in_text),
             context_length=positive(text, "max_position_embeddings", where=in_text),
             eot_token_id=None,
@@ -169,7 +175,9 @@ def open_folder(folder: Path) -> SourceCheckpoint:
     """
     spec = read_spec(folder)
     tensors = open_weights(folder, names=HUGGING_FACE_NAMES)
-    scale = logit_scale(tensors, where=str(folder))
-    return SourceCheckpoint(
-        layout=LAYOUT, tensors=tensors, spec=dataclasses.replace(spec, logit_scale=scale)
-    )
+    where = str(folder)
+    scale, bias = logit_scale(tensors, where=where), scalar(tensors, "logit_bias", where=where)
+    if not math.isfinite(bias):
+        raise UserError(f"{where}: logit_bias is {bias}; the file is damaged")
+    spec = dataclasses.replace(spec, logit_scale=scale, logit_bias=bias)
+    return SourceCheckpoint(layout=LAYOUT, tensors=tensors, spec=spec)

@@ -70,6 +70,31 @@ def read_params(checkpoint: SourceCheckpoint, *, where: str) -> Params:
     return tree
 
 
+def source_tensors(params: Params, *, layout: Layout, spec: ClipSpec) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint that `read_params` would read as `params`, bit for bit.
+
+    Args:
+      params: {"vision": ..., "text": ...}; what the layout has no name for is left out.
+      layout: of the checkpoint.
+      spec: the architecture.
+    """
+    pieces: dict[str, list[np.ndarray]] = {}
+    for rule in layout.rules:
+        param: Any = params
+        for name in rule.path.split("/"):
+            param = param[name]
+        blocks = param if rule.is_stacked else param[None]
+        for block, keys in zip(blocks, rule.keys(depths_of(spec)), strict=True):
+            joined = rule.transform.to_source(np.asarray(block), rule.tower(spec))
+            for key, rows in zip(keys, np.split(joined, len(keys)), strict=True):
+                # Rules that share a tensor stand in the order of its parts.
+                pieces.setdefault(key, []).append(rows)
+    scalars = {"logit_scale": math.log(spec.logit_scale), "logit_bias": spec.logit_bias}
+    return {key: np.ascontiguousarray(np.concatenate(rows)) for key, rows in pieces.items()} | {
+        key: np.full(layout.scalar_shape, scalars[key], np.float32) for key in layout.scalars
+    }
+
+
 def _parameter(rule: Rule, tensors: Tensors, *, spec: ClipSpec, where: str) -> np.ndarray:
     blocks = rule.keys(depths_of(spec))
     dtype = _common_type(tensors, [key for keys in blocks for key in keys], where=where)
@@ -77,7 +102,7 @@ def _parameter(rule: Rule, tensors: Tensors, *, spec: ClipSpec, where: str) -> n
     def block(keys: tuple[str, ...]) -> np.ndarray:
         sources = [_values(tensors, key, dtype, where=where) for key in keys]
         joined = np.concatenate(sources) if len(sources) > 1 else sources[0]
-        return rule.transform(joined, rule.tower(spec))
+        return rule.transform.to_param(joined, rule.tower(spec))
 
     first = block(blocks[0])
     if not rule.is_stacked:

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from must_jax import sharding
-from must_jax.checkpoint import latest_step, restore
+from must_jax.checkpoint import complete_steps
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
@@ -21,7 +21,8 @@ from must_jax.inspection.report import Report
 from must_jax.inspection.warnings import warnings
 from must_jax.metrics import write_json
 from must_jax.progress import percent, say
-from must_jax.state import TrainState, state_shapes
+from must_jax.resume import read_state
+from must_jax.state import TrainState
 
 PAGE, NUMBERS = "inspect.html", "inspect.json"
 MAX_SURVEYED, MAX_PREDICTED = 2000, 2048
@@ -108,18 +109,9 @@ def inspect_run(config: ml_collections.ConfigDict, workdir: str) -> Report:
 
 
 def _checkpoint(experiment: Experiment, workdir: str, mesh: jax.sharding.Mesh) -> TrainState | None:
-    step = latest_step(workdir)
-    if step is None:
+    if not complete_steps(workdir):
         return None
-    like = _state_shapes(experiment)
-    state, _ = restore(workdir, like, step=step, shardings=sharding.state_shardings(mesh, like))
-    return state
-
-
-def _state_shapes(experiment: Experiment) -> TrainState:
-    shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=1)
-    return state_shapes(shapes, optimizer=keywords["optimizer"])
+    return read_state(experiment, workdir, mesh=mesh).state
 
 
 def _facts(
@@ -137,7 +129,7 @@ def _facts(
     )
     steps = np.arange(config.epochs * steps_per_epoch)
     decays = np.broadcast_to(keywords["ema_decay"](steps), steps.shape)
-    state = jax.tree.leaves(_state_shapes(experiment))
+    state = jax.tree.leaves(experiment.state_shapes())
     return RunFacts(
         images=len(source),
         test_images=test_images,

@@ -99,7 +99,8 @@ class ClipSpec:
     """A whole checkpoint. `logit_scale` is the factor itself (100 in OpenAI's), not its logarithm.
 
     `image_mean` and `image_std` are per colour (red, green, blue), for pixels in 0..1. Attention
-    pooling ends in the tower's width, which `embed_dim` has to be then.
+    pooling ends in the tower's width, which `embed_dim` has to be then. `logit_bias` is SigLIP's,
+    which no softmax over classes needs; None for a CLIP, and where it wasn't recorded.
     """
 
     vision: VisionSpec
@@ -108,6 +109,7 @@ class ClipSpec:
     logit_scale: float
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
+    logit_bias: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses an image tower that doesn't end in the joint space."""
@@ -134,4 +136,5 @@ class ClipSpec:
             logit_scale=values["logit_scale"],
             image_mean=tuple(values["image_mean"]),
             image_std=tuple(values["image_std"]),
+            logit_bias=values.get("logit_bias"),
         )

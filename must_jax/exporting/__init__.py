@@ -1,0 +1,1 @@
+"""What leaves a finished run: checkpoints for other libraries, and a program to serve."""

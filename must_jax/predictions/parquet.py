@@ -1,0 +1,36 @@
+"""Rows in JSON lines as a Parquet file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+
+from must_jax.predictions.rows import columns
+
+ROW_GROUP = 1 << 16  # rows that are in memory at once
+
+
+def write_parquet(source: pathlib.Path, path: pathlib.Path, *, top_k: int) -> None:
+    """Makes the Parquet file `path`, whole or not at all, of rows in JSON lines.
+
+    The same rows make the same bytes, in whatever pieces they were written.
+
+    Raises:
+      OSError: it can't be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = columns(top_k)
+    types = {
+        name: pa.float32() if name.startswith("probability") else pa.string() for name in names
+    }
+    schema = pa.schema(types)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with source.open("rb") as lines, pq.ParquetWriter(temporary, schema) as writer:
+        while rows := [json.loads(line) for line in itertools.islice(lines, ROW_GROUP)]:
+            arrays = [pa.array([row[name] for row in rows], types[name]) for name in names]
+            writer.write_table(pa.table(arrays, schema=schema), row_group_size=ROW_GROUP)
+    os.replace(temporary, path)

@@ -1,0 +1,157 @@
+"""Alarms, and the choice of a checkpoint, from a run's evaluations without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from must_jax.quality.measures import ClassifierQuality, Quality
+
+# Of the classes in use, beside one. On the digits, runs that ended above zero-shot CLIP kept 0.88
+# of them and more, teacher and student, also where classes were unequal; those that lost accuracy
+# for want of balance fell to 0.77 and below, and what diverged to 0.
+COLLAPSED = 0.8
+# Self-training averages over confident images: of a batch of 1024, ten are too few to learn from.
+TOO_FEW_CONFIDENT = 0.01
+FELL_TO = 0.1  # of the largest confident share before
+# Zero-shot CLIP errs more often than this in all but trivial tasks, and each error passes.
+NEARLY_ALL_CONFIDENT = 0.99
+CONTRADICTS = 0.5  # of what zero-shot CLIP is surest of
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """A run that goes wrong.
+
+    Attributes:
+      name: of what happened, the function in this module that rings it.
+      told: what is seen, in words.
+      advice: what to change.
+    """
+
+    name: str
+    told: str
+    advice: str
+
+
+def diverged(history: Sequence[Quality]) -> Alarm | None:
+    """Predictions are no numbers."""
+    now = history[-1]
+    if np.isfinite(now.student.mean_confidence) and np.isfinite(now.teacher.mean_confidence):
+        return None
+    return Alarm(
+        "diverged",
+        "the predictions are no numbers any more",
+        "lower config.learning_rate; with config.dtype bfloat16, try float32",
+    )
+
+
+def collapse(history: Sequence[Quality]) -> Alarm | None:
+    """Some classes take over from others.
+
+    Classes in use are counted as exp(entropy) (Hill, 1973, "Diversity and evenness"), which is K
+    for equal shares and 1 for a single class. The one that is always left does not count.
+    """
+    now = history[-1]
+
+    def others(one: ClassifierQuality) -> float:
+        return now.num_classes**one.class_entropy - 1
+
+    before = others(now.zeroshot)
+    for name, one in (("teacher", now.teacher), ("student", now.student)):
+        if others(one) < COLLAPSED * before:
+            return Alarm(
+                "collapse",
+                f"the {name} takes {one.largest_share:.1%} of the images for class "
+                f"{one.largest_class}, and uses {others(one) + 1:.1f} classes as it were, of "
+                f"zero-shot CLIP's {before + 1:.1f}",
+                "raise config.fair_weight or config.confidence_threshold, or lower "
+                "config.learning_rate; if your classes are that unequal, all is well",
+            )
+    return None
+
+
+def unsure(history: Sequence[Quality]) -> Alarm | None:
+    """Hardly any image is confident enough to learn from."""
+    now = history[-1].teacher.confident_fraction
+    before = max(one.teacher.confident_fraction for one in history)
+    before = max(before, history[-1].zeroshot.confident_fraction)
+    if now >= TOO_FEW_CONFIDENT and now >= FELL_TO * before:
+        return None
+    return Alarm(
+        "unsure",
+        f"{now:.1%} of the images are confident, and were {before:.1%}: nothing is learned from "
+        "pseudo-labels",
+        "lower config.confidence_threshold; if they were confident before, raise "
+        "config.self_train_weight or lower config.fair_weight",
+    )
+
+
+def unselective(history: Sequence[Quality]) -> Alarm | None:
+    """The threshold lets everything pass, from zero-shot CLIP on: its errors are taught."""
+    now = history[-1]
+    shares = (now.zeroshot.confident_fraction, now.teacher.confident_fraction)
+    if min(shares) <= NEARLY_ALL_CONFIDENT:
+        return None
+    return Alarm(
+        "unselective",
+        f"{shares[1]:.1%} of the images are confident, and {shares[0]:.1%} were before training: "
+        "zero-shot CLIP's errors are taught like all else",
+        "raise config.confidence_threshold to three quarters of zero-shot CLIP's mean confidence; "
+        "if nearly all pass at every threshold, see the checkpoint's logit scale",
+    )
+
+
+def departed(history: Sequence[Quality]) -> Alarm | None:
+    """The teacher contradicts zero-shot CLIP where that is surest.
+
+    Of images that zero-shot CLIP is right on in a share c of cases, a teacher that agrees on less
+    than 2 c - 1 of them is right less often than zero-shot CLIP: it is wrong wherever it disagrees
+    and zero-shot CLIP is right. Its confidence stands for c; where that is too high, contradicting
+    it on most of them is asked for as well.
+    """
+    now = history[-1]
+    if now.sure_teacher_zeroshot >= min(CONTRADICTS, 2 * now.sure_confidence - 1):
+        return None
+    return Alarm(
+        "departed",
+        f"the teacher agrees with zero-shot CLIP on {now.sure_teacher_zeroshot:.1%} of the half of "
+        "the images that zero-shot CLIP is surest of",
+        "lower config.learning_rate, or bring config.ema_decay closer to 1",
+    )
+
+
+ALARMS = (diverged, collapse, unsure, unselective, departed)
+
+
+def alarms(history: Sequence[Quality]) -> list[Alarm]:
+    """What is wrong at the last of a run's evaluations, which are in their order, if anything is.
+
+    Predictions that are no numbers are told alone, for nothing else then has a meaning.
+    """
+    if not history:
+        return []
+    found = [alarm for alarm in (rings(history) for rings in ALARMS) if alarm]
+    return [alarm for alarm in found if alarm.name == "diverged"] or found
+
+
+def choose(history: Sequence[Quality]) -> int:
+    """The evaluation whose teacher to take, chosen without labels, as an index into the history.
+
+    The one with the largest `consensus` among those without an alarm, or among all where every one
+    has an alarm; the last of equal ones. Never one without numbers, if there is another.
+
+    Raises:
+      ValueError: there are no evaluations.
+    """
+    if not history:
+        raise ValueError("there is no evaluation to choose from")
+
+    def rank(index: int) -> tuple[bool, bool, float, int]:
+        found = alarms(history[: index + 1])
+        is_number = not any(alarm.name == "diverged" for alarm in found)
+        return not found, is_number, history[index].consensus, index
+
+    return max(range(len(history)), key=rank)

@@ -1,0 +1,210 @@
+"""What predictions of unlabelled probe images tell of the classifiers that made them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbePredictions:
+    """What one classifier says of N probe images, the same ones each time, K classes.
+
+    Attributes:
+      predicted: (N,) int, the most probable class.
+      confidence: (N,), its probability.
+      mean_probabilities: (K,), over the images.
+      mean_entropy: of an image's probabilities, in nats, over the images.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    mean_probabilities: np.ndarray
+    mean_entropy: float
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray) -> ProbePredictions:
+        """From probabilities (N, K) of at least one image."""
+        p = np.asarray(probabilities, np.float64)
+        return cls(
+            predicted=p.argmax(axis=1),
+            confidence=p.max(axis=1),
+            mean_probabilities=p.mean(axis=0),
+            mean_entropy=float(np.mean(entropy(p))),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values from which `from_json` makes the same again."""
+        return {
+            "predicted": self.predicted.tolist(),
+            "confidence": self.confidence.tolist(),
+            "mean_probabilities": self.mean_probabilities.tolist(),
+            "mean_entropy": self.mean_entropy,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ProbePredictions:
+        """The inverse of `as_json`."""
+        return cls(
+            predicted=np.array(values["predicted"], np.int64),
+            confidence=np.array(values["confidence"]),
+            mean_probabilities=np.array(values["mean_probabilities"]),
+            mean_entropy=values["mean_entropy"],
+        )
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """Entropy (...,), in nats, of distributions (..., K); NaN where one has a NaN."""
+    # 0 log 0 is 0, its limit.
+    return -np.sum(p * np.log(np.where(p == 0, 1, p)), axis=-1)
+
+
+def agreement(one: ProbePredictions, other: ProbePredictions) -> float:
+    """Share of the images that two classifiers take for the same class."""
+    return float(np.mean(one.predicted == other.predicted))
+
+
+def consensus(one: ProbePredictions, other: ProbePredictions) -> float:
+    """Mutual information of the classes of two classifiers, over its most, log K; 1 where K is 1.
+
+    1 where both agree, or differ by no more than the classes' names, and use all classes equally
+    often; 0 where the class that one says tells nothing of the other's, as after a collapse.
+    """
+    num_classes = len(one.mean_probabilities)
+    if num_classes == 1:
+        return 1.0
+    joint = one.predicted.astype(np.int64) * num_classes + other.predicted
+
+    def of_classes(classes: np.ndarray) -> np.ndarray:
+        _, counts = np.unique(classes, return_counts=True)
+        return entropy(counts / counts.sum())
+
+    information = of_classes(one.predicted) + of_classes(other.predicted) - of_classes(joint)
+    return float(information / np.log(num_classes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierQuality:
+    """What the predictions of one classifier tell of it.
+
+    Attributes:
+      mean_confidence: mean of the largest probabilities.
+      confident_fraction: share of the images above the confidence threshold.
+      class_entropy: of how often each class is predicted, over its most, log K; 1 where K is 1.
+      largest_share: share of the images that the most frequent class takes.
+      largest_class: that class.
+      classes_never_predicted: how many of the K.
+      information: mutual information between image and class, over its most, log K: entropy of the
+        mean prediction less the mean entropy of a prediction. 1 where K is 1.
+    """
+
+    mean_confidence: float
+    confident_fraction: float
+    class_entropy: float
+    largest_share: float
+    largest_class: int
+    classes_never_predicted: int
+    information: float
+
+
+def classifier_quality(probe: ProbePredictions, *, threshold: float) -> ClassifierQuality:
+    """The quality of one classifier; confident is strictly above the threshold, as in training."""
+    num_classes = len(probe.mean_probabilities)
+    counts = np.bincount(probe.predicted, minlength=num_classes)
+    most = np.log(num_classes)
+    information = entropy(probe.mean_probabilities) - probe.mean_entropy
+    return ClassifierQuality(
+        mean_confidence=float(np.mean(probe.confidence)),
+        confident_fraction=float(np.mean(probe.confidence > threshold)),
+        class_entropy=float(entropy(counts / counts.sum()) / most) if most else 1.0,
+        largest_share=float(counts.max() / counts.sum()),
+        largest_class=int(counts.argmax()),
+        classes_never_predicted=int(np.sum(counts == 0)),
+        information=float(information / most) if most else 1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """An evaluation without labels.
+
+    Attributes:
+      zeroshot, student, teacher: each by itself; zero-shot CLIP is the same in all of a run.
+      teacher_student, teacher_zeroshot, student_zeroshot: agreement of two.
+      consensus: of teacher and student, what `choose` goes by.
+      sure_teacher_zeroshot: agreement on the half of the images that zero-shot CLIP is surest of.
+      sure_confidence: zero-shot CLIP's mean confidence there.
+      stability: agreement of the teacher with that of the evaluation before; with zero-shot CLIP,
+        from which it starts, at the first one.
+      num_classes: K.
+    """
+
+    zeroshot: ClassifierQuality
+    student: ClassifierQuality
+    teacher: ClassifierQuality
+    teacher_student: float
+    teacher_zeroshot: float
+    student_zeroshot: float
+    consensus: float
+    sure_teacher_zeroshot: float
+    sure_confidence: float
+    stability: float
+    num_classes: int
+
+    def metrics(self) -> dict[str, float]:
+        """All numbers by the names that files have them under, such as `quality/stability`."""
+        values = dataclasses.asdict(self)
+        flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
+        for tree in ("zeroshot", "student", "teacher"):
+            flat |= {f"{tree}_{name}": value for name, value in values[tree].items()}
+        skipped = ("num_classes", "_largest_class")
+        return {f"quality/{n}": float(v) for n, v in flat.items() if not n.endswith(skipped)}
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values from which `from_json` makes the same again."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Quality:
+        """The inverse of `as_json`."""
+        trees = {
+            name: ClassifierQuality(**values[name]) for name in ("zeroshot", "student", "teacher")
+        }
+        return cls(**{**values, **trees})
+
+
+def measure(
+    *,
+    zeroshot: ProbePredictions,
+    student: ProbePredictions,
+    teacher: ProbePredictions,
+    teacher_before: ProbePredictions | None,
+    threshold: float,
+) -> Quality:
+    """The quality at an evaluation.
+
+    Args:
+      zeroshot: predictions before training, of the same images.
+      student: the student's now.
+      teacher: the teacher's now.
+      teacher_before: the teacher's at the evaluation before; None at the first.
+      threshold: confidence above which an image is trained on.
+    """
+    surest_first = np.argsort(-zeroshot.confidence, kind="stable")
+    sure = surest_first[: -(-len(surest_first) // 2)]
+    return Quality(
+        zeroshot=classifier_quality(zeroshot, threshold=threshold),
+        student=classifier_quality(student, threshold=threshold),
+        teacher=classifier_quality(teacher, threshold=threshold),
+        teacher_student=agreement(teacher, student),
+        teacher_zeroshot=agreement(teacher, zeroshot),
+        student_zeroshot=agreement(student, zeroshot),
+        consensus=consensus(teacher, student),
+        sure_teacher_zeroshot=float(np.mean(teacher.predicted[sure] == zeroshot.predicted[sure])),
+        sure_confidence=float(np.mean(zeroshot.confidence[sure])),
+        stability=agreement(teacher, teacher_before or zeroshot),
+        num_classes=len(zeroshot.mean_probabilities),
+    )

@@ -1,0 +1,73 @@
+"""The step that a run ended at, once more, to see what in it is not finite."""
+
+import pathlib
+import traceback
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from orbax.checkpoint import v1 as ocp
+
+from must_jax import sharding
+from must_jax.compile import jit_train_step
+from must_jax.experiment import build
+from must_jax.nonfinite import read_dump
+from must_jax.progress import say
+
+PACKAGE = pathlib.Path(__file__).parent
+
+
+def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Repeats the step and prints its values; without jit, the line that made the first bad one.
+
+    Writes nothing.
+
+    Raises:
+      UserError: `workdir` holds no such step, or the config is bad or not the run's.
+    """
+    saved, batch, told = read_dump(workdir)
+    experiment = build(config)
+    mesh = experiment.make_mesh()
+    shapes = experiment.student_shapes()
+    keywords = experiment.step_keywords(shapes, steps_per_epoch=told["steps_per_epoch"])
+    like = experiment.state_shapes()
+    shardings = sharding.state_shardings(mesh, like)
+    state = ocp.load(
+        saved,
+        jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings
+        ),
+    )
+    rows = sharding.batch_sharding(mesh)
+    on_mesh = sharding.put(batch, dict.fromkeys(batch, rows))
+    say(f"step {told['step']}, on {', '.join(told['images'])}")
+    for name in ("params", "teacher_params"):
+        _tell_largest(name, getattr(state, name))
+    without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    jax.config.update("jax_debug_nans", without_jit)
+    jax.config.update("jax_debug_infs", without_jit)
+    try:
+        _, metrics = jit_train_step(mesh, shapes, **keywords)(state, on_mesh)
+    except FloatingPointError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if pathlib.Path(frame.filename).is_relative_to(PACKAGE)]
+        place = own[-1]
+        say(
+            f"the first value that is not finite comes from {place.filename}:{place.lineno} in "
+            f"{place.name}: {place.line} ({str(error).partition(chr(10))[0]})"
+        )
+        return
+    for name, value in sorted(metrics.items()):
+        say(f"{name} = {float(value)!r}")
+    if not without_jit:
+        say("add --disable_jit to be told the line of the first value that is not finite")
+
+
+def _tell_largest(name: str, tree: object) -> None:
+    """Prints the leaf with the largest entry, where a run that diverges often shows."""
+    largest = {
+        jax.tree_util.keystr(path): float(jnp.max(jnp.abs(leaf)))
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+    leaf = max(largest, key=lambda key: largest[key])
+    say(f"largest entry of {name}: {largest[leaf]:.3g}, in {leaf}")

@@ -1,0 +1,41 @@
+"""What a run remembers beside its state, from one start to the next."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(kw_only=True)
+class RunNotes:
+    """JSON values that a checkpoint holds beside the arrays, the same on all processes.
+
+    Attributes:
+      facts: what a step of the run means, which must not change: number of images, names.
+      seconds: that the run took up to the checkpoint.
+      test: the labelled test images, as the config names them.
+      zero_shot: accuracies before the first step, by the names that files have them under.
+      best_by_labels: the epoch that scored best on the test images.
+      evaluated_step: step of the last evaluation.
+      probe: predictions of unlabelled images, by classifier, as `ProbePredictions.as_json`.
+      evaluations: those so far, with what labels and what predictions without labels tell of them.
+      failed_records: images that did not decode.
+      pending: metrics of the steps since the last log line.
+      skipped_steps: steps that changed nothing, for they were not finite.
+      skipped_in_row: how many of them were the last ones.
+    """
+
+    facts: dict[str, Any]
+    seconds: float = 0.0
+    test: str | None = None
+    zero_shot: dict[str, float | None] | None = None
+    best_by_labels: dict[str, Any] | None = None
+    evaluated_step: int = 0
+    probe: dict[str, Any] | None = None
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    failed_records: list[int] = dataclasses.field(default_factory=list)
+    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    skipped_steps: int = 0
+    skipped_in_row: int = 0
+
+    def json(self) -> dict[str, Any]:
+        """What `RunNotes(**...)` makes them of again."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,58 @@
+"""The command line as a process, on the little run of `tiny_run`."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def write_config(folder, **fields):
+    """A config file of the run on what `tiny_run.write_all` wrote, with some fields changed."""
+    path = folder / "config.py"
+    path.write_text(
+        "import pathlib, sys\n"
+        f"sys.path.append({str(ROOT / 'tests')!r})\n"
+        "import tiny_run\n"
+        "def get_config():\n"
+        f"    config = tiny_run.config(pathlib.Path({str(folder)!r}))\n"
+        f"    config.update_from_flattened_dict({fields!r})\n"
+        "    return config\n"
+    )
+    return path
+
+
+def start(*flags, cache=None, devices=8):
+    """Starts the command; `cache` is a folder of compiled programs that others have left."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    if cache is not None:
+        env["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return subprocess.Popen(
+        [sys.executable, "-m", "must_jax.main", *map(str, flags)],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Exit code, stdout and stderr."""
+    stdout, stderr = process.communicate(timeout=300)
+    return process.returncode, stdout, stderr
+
+
+def metrics_of(workdir):
+    """The lines of metrics.jsonl without what depends on the clock."""
+    path = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
+
+
+def result_of(workdir):
+    """result.json without what depends on the clock."""
+    return json.loads((workdir / "result.json").read_text()) | {"seconds": None}

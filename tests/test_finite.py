@@ -1,0 +1,152 @@
+"""Losses and gradients are finite for any input; a step that is not finite changes nothing."""
+
+import dataclasses
+import functools
+
+import golden_numbers as golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from must_jax import losses
+from must_jax.models import VisionTransformer
+from must_jax.optimizer import make_optimizer
+from must_jax.state import init_params, init_state
+from must_jax.train_step import Method, compute_losses, train_step
+
+# 100 is CLIP's scale: what unit vectors give lies within it, and a bf16 tower may round beyond.
+LOGITS = arrays.arrays(
+    np.float32, (4, 5), elements=st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
+)
+few = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@functools.cache
+def _of_logits():
+    def loss(logits, labels, confident, previous):
+        log_probs = losses.mean_log_probs(logits)
+        averaged = losses.moving_average_log_probs(log_probs, previous)
+        return (
+            losses.self_training_loss(logits, labels, confident)
+            + losses.fairness_loss(log_probs)
+            + losses.fairness_loss(averaged)
+        )
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+@few
+@given(LOGITS, arrays.arrays(bool, 4), arrays.arrays(np.float32, 5, elements=st.floats(-1e4, 0)))
+def test_losses_of_logits_are_finite(logits, confident, previous):
+    """All or none confident, one class certain everywhere, probabilities that underflow."""
+    value, grad = _of_logits()(logits, np.argmax(logits, 1), confident, previous)
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+
+
+@functools.cache
+def _little(dtype, num_classes):
+    """Model, parameters, and a compiled loss with gradients, of images and teacher's logits."""
+    model = VisionTransformer(
+        golden.SPEC, golden.EMBED_DIM, num_classes=num_classes, dtype=jnp.dtype(dtype)
+    )
+    params = jax.jit(functools.partial(init_params, model))(jax.random.key(0))
+    method = Method(
+        confidence_threshold=0.5,
+        self_train_weight=1.0,
+        fair_weight=1.0,
+        mim_weight=1.0,
+        align_weight=1.0,
+        num_masked=4,
+        steps_per_epoch=2,
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.25, 0.25, 0.25),
+    )
+
+    def loss(params, teacher_logits, images, mask):
+        return compute_losses(
+            params,
+            model=model,
+            method=method,
+            teacher_logits=teacher_logits,
+            images=images,
+            patch_mask=mask,
+            previous_log_probs=jnp.zeros(num_classes),
+            restart_average=jnp.array(True),
+        )
+
+    return model, method, params, jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_classes", [1, 3])
+@pytest.mark.parametrize(
+    "pixels", [lambda rng: 0, lambda rng: 255, lambda rng: 128, lambda rng: rng.integers(0, 256)]
+)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e4])
+def test_losses_and_gradients_of_the_tower_are_finite(dtype, num_classes, pixels, scale):
+    """Constant images, a batch of one, parameters that are tiny, dead or huge, any confidence."""
+    _, _, params, compute = _little(dtype, num_classes)
+    rng = np.random.default_rng(0)
+    side = golden.SPEC.image_size
+    images = np.full((1, side, side, 3), pixels(rng), np.uint8)
+    mask = np.zeros((1, golden.SPEC.num_patches), bool)
+    mask[:, :4] = True
+    params = jax.tree.map(lambda a: a * scale, params)
+    for confidence in (0.0, 1e4):
+        teacher_logits = np.zeros((1, num_classes), np.float32)
+        teacher_logits[:, 0] = confidence
+        (loss, (log_probs, metrics)), grads = compute(params, teacher_logits, images, mask)
+        assert np.isfinite(loss)
+        assert np.isfinite(log_probs).all()
+        assert all(np.isfinite(value) for value in metrics.values())
+        for path, grad in jax.tree.leaves_with_path(grads):
+            assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, 1e38])
+def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison):
+    model, method, params, _ = _little("float32", 3)
+
+    def constant(step):
+        return jnp.float32(1e-3)
+
+    optimizer = make_optimizer(params, schedule=constant, weight_decay=0.05, layer_decay=0.65)
+    state = init_state(params, optimizer=optimizer)
+    rng = np.random.default_rng(0)
+    side = golden.SPEC.image_size
+    batch = {
+        name: rng.integers(0, 256, (2, side, side, 3), np.uint8)
+        for name in ("image_weak", "image_strong")
+    }
+    batch["patch_mask"] = np.zeros((2, golden.SPEC.num_patches), bool)
+    batch["patch_mask"][:, :4] = True
+    step = jax.jit(
+        functools.partial(
+            train_step,
+            model=model,
+            method=method,
+            optimizer=optimizer,
+            learning_rate=constant,
+            ema_decay=constant,
+        )
+    )
+    kernel = params["decoder"]["kernel"]
+    poisoned = {**params, "decoder": {**params["decoder"], "kernel": kernel.at[0, 0].set(poison)}}
+    state = dataclasses.replace(state, params=poisoned)
+    after, metrics = step(state, batch)
+    assert not metrics["is_finite"]
+    assert after.step == 1
+    for new, old in zip(
+        jax.tree.leaves(dataclasses.replace(after, step=state.step)),
+        jax.tree.leaves(state),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new, old)
+    after, metrics = step(dataclasses.replace(state, params=params), batch)
+    assert metrics["is_finite"]
+    assert not np.array_equal(after.params["decoder"]["kernel"], kernel)

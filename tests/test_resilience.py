@@ -1,0 +1,161 @@
+"""Runs as processes that are killed, stopped, and refused disk space: nothing is lost."""
+
+import json
+import random
+import resource
+import signal
+import time
+
+import kills
+import pytest
+import tiny_run
+from commands import finish, metrics_of, result_of, start, write_config
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+# Some seconds of steps, so that a signal finds the run among them.
+LONG = {
+    "epochs": 60,
+    "eval_every_epochs": 20,
+    "checkpoint_every_epochs": 20,
+    "checkpoint_every_steps": 0,
+    "log_every_steps": 7,
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def config(inputs):
+    return write_config(inputs, **LONG)
+
+
+def begin(config, workdir):
+    return start(
+        f"--config={config}",
+        f"--workdir={workdir}",
+        cache=config.parent / "cache",
+        devices=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, _, stderr = finish(begin(config, workdir))
+    assert code == 0, stderr
+    return workdir
+
+
+def wait_for(process, happened, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def has_logged(workdir, step):
+    path = workdir / "metrics.jsonl"
+    return lambda: path.exists() and f'"step": {step}' in path.read_text()
+
+
+def assert_same(workdir, undisturbed):
+    assert result_of(workdir) == result_of(undisturbed)
+    assert metrics_of(workdir) == metrics_of(undisturbed)
+
+
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
+    inputs = tiny_run.write_all(tmp_path / "inputs")
+    config = kills.prepare(inputs)
+    outcome = kills.kill_and_resume(
+        inputs, config, inputs / "run", moments=["save", "evaluation"], rng=random.Random(0)
+    )
+    assert outcome.moments == ["save", "evaluation"]
+    assert not outcome.differences
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_path, number):
+    process = begin(config, tmp_path / "run")
+    wait_for(process, has_logged(tmp_path / "run", 21))
+    asked = time.monotonic()
+    process.send_signal(number)
+    code, stdout, stderr = finish(process)
+    assert code == 75, stderr
+    assert time.monotonic() - asked < 25
+    assert stdout.splitlines()[-1].startswith("asked to stop: saved at step ")
+    assert not stderr
+    step = int(stdout.splitlines()[-1].split()[6])
+    assert 21 <= step < 240
+    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
+    code, stdout, stderr = finish(begin(config, tmp_path / "run"))
+    assert code == 0, stderr
+    assert f"at step {step} of 240" in stdout
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def limit_file_size(process, size):
+    """Every write beyond it fails, as on a full disk."""
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_stops_no_training_and_harms_no_checkpoint(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = begin(config, workdir)
+    wait_for(process, has_logged(workdir, 84))  # the checkpoint of step 80 is begun
+    wait_for(process, lambda: (workdir / "checkpoints" / "80").exists())
+    limit_file_size(process, 100)
+    code, stdout, stderr = finish(process)
+    assert code == 2, (stdout, stderr)
+    told = [line for line in stdout.splitlines() if "training goes on, that of step 80" in line]
+    assert told, stdout
+    assert "checkpoint of step 240 cannot be written" in stderr
+    assert "goes on from step 80" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    code, stdout, stderr = finish(begin(config, workdir))
+    assert code == 0, stderr
+    assert "at step 80 of 240" in stdout
+    assert_same(workdir, undisturbed)
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = begin(config, workdir)
+    wait_for(process, has_logged(workdir, 21))
+    limit_file_size(process, 100)
+    # Of the checkpoint of step 80 a folder is all that can be made.
+    wait_for(process, lambda: any(p.name[:2] == "80" for p in (workdir / "checkpoints").iterdir()))
+    time.sleep(0.3)
+    limit_file_size(process, resource.RLIM_INFINITY)
+    code, stdout, stderr = finish(process)
+    assert code == 0, stderr
+    assert "checkpoint of step 80 was not written" in stdout
+    assert_same(workdir, undisturbed)
+
+
+def test_steps_that_are_not_finite_end_in_a_dump_that_is_replayed(inputs, tmp_path):
+    """A rate that sends parameters to infinity: every step after the first is NaN."""
+    (tmp_path / "inputs").mkdir()
+    config = write_config(inputs, learning_rate=1e38, max_nonfinite_steps=3, epochs=4)
+    code, stdout, stderr = finish(begin(config, tmp_path / "run"))
+    assert code == 2, (stdout, stderr)
+    assert "3 steps in a row were not finite" in stderr
+    assert len(stderr.splitlines()) == 1
+    skipped = [line for line in stdout.splitlines() if " skipped: " in line]
+    assert len(skipped) == 3
+    assert ".png" in skipped[0]
+    told = json.loads((tmp_path / "run" / "nonfinite" / "step.json").read_text())
+    assert len(told["images"]) == 8
+    flags = ["--mode=replay", f"--workdir={tmp_path}/run"]
+    code, stdout, stderr = finish(start(*flags, devices=1))
+    assert code == 0, stderr
+    assert "loss = nan" in stdout
+    assert "largest entry of params" in stdout
+    code, stdout, stderr = finish(start(*flags, "--disable_jit", devices=1))
+    assert code == 0, stderr
+    assert "the first value that is not finite comes from " in stdout
+    assert "must_jax/" in stdout.splitlines()[-1]
