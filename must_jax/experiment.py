@@ -193,6 +193,10 @@ class Experiment:
 
     def student_shapes(self) -> Params:
         """Shapes and types of the student's parameters."""
+        return self._student_shapes
+
+    @functools.cached_property
+    def _student_shapes(self) -> Params:
         return jax.eval_shape(functools.partial(init_params, self.model), jax.random.key(0))
 
     def state_shapes(self) -> TrainState:

@@ -51,13 +51,19 @@ def init_student(
       classifier: (E, K), from `zero_shot.build_classifier`.
       rng: key of `mask_token` and `decoder`.
     """
-    params = jax.jit(functools.partial(init_params, model))(rng)
+
+    @jax.jit
+    def init_heads(rng: jax.Array) -> Params:
+        # Nothing else of it is computed, or compiled.
+        params = init_params(model, rng)
+        return {name: params[name] for name in params.keys() - {*clip_params, "classifier"}}
+
     pos_embed = resample_pos_embed(
         clip_params["pos_embed"],
         grid_size=model.spec.grid_size,
         has_class_token=model.spec.has_class_token,
     )
-    return {**params, **clip_params, "pos_embed": pos_embed, "classifier": classifier}
+    return {**init_heads(rng), **clip_params, "pos_embed": pos_embed, "classifier": classifier}
 
 
 def init_state(params: Params, *, optimizer: optax.GradientTransformation) -> TrainState:
