@@ -90,12 +90,12 @@ def strong_view(
         uint8 (R, R, 3).
     """
     box = draw_crop(rng, width=image.width, height=image.height, crop_area=crop_area)
-    view = Image.fromarray(image.resized((image_size, image_size), box=box))
+    view = image.resized((image_size, image_size), box=box)
     if rng.random() < flip_probability:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = randaugment.transposed(view, Image.Transpose.FLIP_LEFT_RIGHT)
     for name, argument in rand_augment.draw(rng):
         view = randaugment.apply(view, name=name, argument=argument, fill_color=fill_color)
-    return np.asarray(view)
+    return view
 
 
 def draw_crop(
