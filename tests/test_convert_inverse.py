@@ -43,6 +43,7 @@ SAVED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.parametrize("family", SAVED)
 def test_tensors_come_back_bit_for_bit(family, tmp_path):
     checkpoint = open_checkpoint(SAVED[family](tmp_path), activation=None)

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from must_jax.data.decode import decode_image, decode_pixels
-from must_jax.data.resize import resized
+from must_jax.data.resize import Raster
 from must_jax.data.views import draw_crop, smallest_side
 
 PHOTOS = ["china.jpg", "flower.jpg"]
@@ -28,7 +28,7 @@ def levels(image):
 @pytest.mark.parametrize("size", [(224, 224), (298, 224), (32, 32)])
 def test_resampling_is_pillows_but_for_rounding(name, box, size):
     image = photo(name, (500, 375))
-    ours = levels(resized(np.asarray(image), size, box=box))
+    ours = levels(Raster(np.asarray(image)).resized(size, box=box))
     theirs = levels(image.resize(size, Image.Resampling.BICUBIC, box=box))
     # Each rounds twice, in another order of the directions; overshoot at edges is clipped between.
     assert np.abs(ours - theirs).mean() < 0.3
@@ -42,7 +42,7 @@ def test_images_of_a_few_pixels(size):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     ours, theirs = (
-        resized(np.asarray(image), (8, 8)),
+        Raster(np.asarray(image)).resized((8, 8)),
         image.resize((8, 8), Image.Resampling.BICUBIC),
     )
     assert np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 2
@@ -57,7 +57,7 @@ def test_views_of_a_jpeg_decoded_to_need_have_the_same_statistics(name):
     needed = decode_pixels(data.getvalue(), name="x", smallest_side=side)
     assert whole.shape == (1500, 2000, 3)
     assert needed.shape == (750, 1000, 3)
-    ours, theirs = (levels(resized(pixels, (298, 224))) for pixels in (needed, whole))
+    ours, theirs = (levels(Raster(pixels).resized((298, 224))) for pixels in (needed, whole))
     # Averages of 2 x 2 pixels, resampled, against pixels, resampled: half a grey level.
     assert np.abs(ours - theirs).mean() < 0.6
     np.testing.assert_allclose(ours.mean((0, 1)), theirs.mean((0, 1)), atol=0.2)
@@ -75,10 +75,10 @@ def test_small_images_and_other_formats_are_decoded_whole():
 @pytest.mark.parametrize("width", [224, 300])
 def test_a_box_resampled_is_cut_from_the_whole_resampled(width):
     pixels = np.asarray(photo("flower.jpg", (500, 375)))
-    whole = resized(pixels, (width, 224))
+    whole = Raster(pixels).resized((width, 224))
     left, right = 20, 180
     box = (left * 500 / width, 0, right * 500 / width, 375)
-    np.testing.assert_array_equal(resized(pixels, (160, 224), box=box), whole[:, left:right])
+    np.testing.assert_array_equal(Raster(pixels).resized((160, 224), box=box), whole[:, left:right])
 
 
 def test_no_crop_has_fewer_pixels_than_the_view():

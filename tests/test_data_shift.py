@@ -26,11 +26,13 @@ def noise(width=224, height=224):
 
 def both(image, *, slope, distance):
     """By rows, and by Pillow; int (H, W, 3)."""
-    ours = shift_rows(image, slope * (np.arange(image.height) + 0.5) + distance, fill_color=FILL)
+    ours = shift_rows(
+        np.asarray(image), slope * (np.arange(image.height) + 0.5) + distance, fill_color=FILL
+    )
     matrix = (1, slope, distance, 0, 1, 0)
     bicubic = Image.Resampling.BICUBIC
     theirs = image.transform(image.size, Image.Transform.AFFINE, matrix, bicubic, fillcolor=FILL)
-    return np.asarray(ours, int), np.asarray(theirs, int)
+    return ours.astype(int), np.asarray(theirs, int)
 
 
 @pytest.mark.parity
@@ -58,11 +60,10 @@ def test_noise_is_off_by_the_rounding_of_weights(slope):
 
 
 def test_whole_pixels_are_moved_untouched():
-    image = noise(40, 30)
-    pixels = np.asarray(image)
+    pixels = np.asarray(noise(40, 30))
     for distance in (0, 1, 7, 39):
-        left = np.asarray(shift_rows(image, np.full(30, distance), fill_color=FILL))
-        right = np.asarray(shift_rows(image, np.full(30, -distance), fill_color=FILL))
+        left = shift_rows(pixels, np.full(30, distance), fill_color=FILL)
+        right = shift_rows(pixels, np.full(30, -distance), fill_color=FILL)
         np.testing.assert_array_equal(left[:, : 40 - distance], pixels[:, distance:])
         np.testing.assert_array_equal(right[:, distance:], pixels[:, : 40 - distance])
         for rest in (left[:, 40 - distance :], right[:, :distance]):

@@ -35,6 +35,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_LARGEST_BUFFER = 1 << 22
+_local = threading.local()
+
 
 def _hush() -> None:
     """Keeps Pillow, and the library below it, from remarks on every odd file.
@@ -124,7 +127,7 @@ def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
             short side has this many pixels; at its whole size where none does.
 
     Returns:
-        uint8 (H, W, 3), RGB.
+        uint8 (H, W, 3), RGB; the calling thread's next call may overwrite it.
 
     Raises:
         UndecodableImageError: As by `decode_image`.
@@ -139,20 +142,43 @@ def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
 
 def _jpeg_pixels(data: bytes, smallest_side: int) -> np.ndarray | None:
     """The pixels of a JPEG in grey or colour; None for all else, and errors of all kinds."""
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        if image.mode not in ("L", "RGB"):
-            return None
-        orientation = _orientation(image)
-        width, height = image.size
-    scale = next((s for s in (8, 4, 2) if math.ceil(min(width, height) / s) >= smallest_side), 1)
-    if math.ceil(width / scale) * math.ceil(height / scale) > LARGE:
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    if space not in ("Gray", "YCbCr", "RGB"):
+        return None
+    scale = next((s for s in (8, 4, 2) if math.ceil(min(height, width) / s) >= smallest_side), 1)
+    height, width = math.ceil(height / scale), math.ceil(width / scale)
+    if height * width > LARGE:
         return None
     pixels = simplejpeg.decode_jpeg(
-        data, min_width=math.ceil(width / scale), min_height=math.ceil(height / scale)
+        data, min_height=height, min_width=width, buffer=_buffer(height * width * 3)
     )
+    orientation = None
+    if _has_app1(data):
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            orientation = _orientation(image)
     if orientation in _UPRIGHT:
         return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
     return pixels
+
+
+def _buffer(size: int) -> np.ndarray:
+    """Bytes to decode into: a thread's own, warm in its cache, unless they are many."""
+    if size > _LARGEST_BUFFER:
+        return np.empty(size, np.uint8)
+    if not hasattr(_local, "buffer"):
+        _local.buffer = np.empty(_LARGEST_BUFFER, np.uint8)
+    return _local.buffer
+
+
+def _has_app1(data: bytes) -> bool:
+    """Whether a JPEG may have the segment that EXIF and XMP tell the orientation in."""
+    at = 2
+    while data[at] == 0xFF and (0xC0 <= data[at + 1] < 0xD0 or 0xDA < data[at + 1] < 0xFF):
+        if data[at + 1] == 0xE1:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    # The pixels follow, if nothing is odd.
+    return data[at : at + 2] != b"\xff\xda"
 
 
 def open_image(data: bytes) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from must_jax.data import randaugment
-from must_jax.data.resize import resized
+from must_jax.data.resize import Raster
 
 ASPECT_RANGE = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
@@ -45,29 +45,28 @@ def evaluation_view(image: Image.Image, *, image_size: int) -> np.ndarray:
     return np.asarray(whole.crop(box))
 
 
-def weak_view(pixels: np.ndarray, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
+def weak_view(image: Raster, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
     """Resizes the short side and crops at random; a square image has no randomness here.
 
     Args:
-        pixels: uint8 (H, W, 3) of any size.
+        image: Of any size.
         image_size: Side R of the view, pixels.
         rng: Source of the crop's offset.
 
     Returns:
         uint8 (R, R, 3).
     """
-    height, width, _ = pixels.shape
-    short, long = sorted((height, width))
+    short, long = sorted((image.height, image.width))
     resized_long = _resized_long(short, long, image_size)
     offset = int(rng.integers(resized_long - image_size + 1))
     # Only what the crop shows is resized, the others of its pixels would be thrown away.
     start, end = (min(x * long / resized_long, long) for x in (offset, offset + image_size))
-    box = (start, 0, end, short) if width >= height else (0, start, short, end)
-    return resized(pixels, (image_size, image_size), box=box)
+    box = (start, 0, end, short) if image.width >= image.height else (0, start, short, end)
+    return image.resized((image_size, image_size), box=box)
 
 
 def strong_view(
-    pixels: np.ndarray,
+    image: Raster,
     *,
     image_size: int,
     crop_area: tuple[float, float],
@@ -79,7 +78,7 @@ def strong_view(
     """Random resized crop, horizontal flip, RandAugment.
 
     Args:
-        pixels: uint8 (H, W, 3) of any size.
+        image: Of any size.
         image_size: Side R of the view, pixels.
         crop_area: Smallest and largest share of the image's area in the crop.
         flip_probability: Chance of a horizontal flip.
@@ -90,14 +89,13 @@ def strong_view(
     Returns:
         uint8 (R, R, 3).
     """
-    height, width, _ = pixels.shape
-    box = draw_crop(rng, width=width, height=height, crop_area=crop_area)
-    view = Image.fromarray(resized(pixels, (image_size, image_size), box=box))
+    box = draw_crop(rng, width=image.width, height=image.height, crop_area=crop_area)
+    view = image.resized((image_size, image_size), box=box)
     if rng.random() < flip_probability:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = randaugment.transposed(view, Image.Transpose.FLIP_LEFT_RIGHT)
     for name, argument in rand_augment.draw(rng):
         view = randaugment.apply(view, name=name, argument=argument, fill_color=fill_color)
-    return np.asarray(view)
+    return view
 
 
 def draw_crop(
