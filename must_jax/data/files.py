@@ -12,7 +12,6 @@ from typing import Any, BinaryIO, cast
 
 from must_jax.errors import UserError
 
-
 MAX_FILES = 1_000_000  # that braces may stand for
 _MAX_DIGITS = 18
 
