@@ -96,7 +96,7 @@ _LITERALS = (
 _CONFIGS = (
     "", "raise ValueError('a\\nb')", "1/0", "import nosuch", "def get_config(): return 3",
     "def get_config(): return get_config()", "def get_config(: pass", "get_config = None",
-    "def get_config(): raise SystemExit(0)", "def get_config(): raise KeyboardInterrupt",
+    "def get_config(): raise SystemExit(0)",
     "def get_config(): raise Exception('\\x1b[31m' + 'x' * 100000)", "(" * 5_000, "\0",
     "# -*- coding: nosuch -*-", "x = " + "-" * 50_000 + "1",
     "from must_jax.config import default_config\ndef get_config():\n  c = default_config()\n"
