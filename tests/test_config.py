@@ -106,7 +106,7 @@ def test_values_out_of_range_are_refused_by_name(config, name, value):
 
 def test_a_number_that_python_does_not_write_is_refused(config):
     config.seed = 10**5000
-    with pytest.raises(UserError, match="config.seed is a number of thousands of digits"):
+    with pytest.raises(UserError, match=r"config.seed is a number of thousands of digits"):
         config_lib.check_config(config)
 
 
