@@ -286,6 +286,17 @@ def test_no_more_merges_are_taken_than_clip_has(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name", ["visual.conv1.weight", "positional_embedding", "visual.proj", "visual.class_embedding"]
+)
+def test_an_axis_without_elements_is_refused(name, tmp_path):
+    state = dense_state(CONFIG)
+    state[name] = state[name][..., :0]
+    torch.save(state, tmp_path / "clip.pt")
+    with pytest.raises(UserError, match=r"an axis without elements|wrong shape"):
+        read_checkpoint(tmp_path / "clip.pt", activation=None)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"no gzip",

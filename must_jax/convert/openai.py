@@ -97,6 +97,9 @@ def _spec(tensors: Tensors, *, activation: str, where: str) -> ClipSpec:
         text_mlp, _ = tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape
     except ValueError as error:
         raise UserError(f"{where}: a weight has the wrong number of axes ({error})") from error
+    sizes = (width, patch_size, embed_dim, context_length, text_width, vision_mlp, text_mlp)
+    if min(sizes) < 1 or tokens < 2:
+        raise UserError(f"{where}: a weight has an axis without elements")
     grid = round((tokens - 1) ** 0.5)
     if grid**2 != tokens - 1:
         raise UserError(

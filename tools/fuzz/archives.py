@@ -2,7 +2,7 @@
 
 import io
 import json
-import pickle
+import pickletools
 import random
 import struct
 import zipfile
@@ -68,9 +68,22 @@ def rewrite_archive(data: bytes, rng: random.Random, canary: Path) -> tuple[byte
         entries = {name: archive.read(name) for name in archive.namelist()}
     (root,) = (name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl"))
     changes: tuple[Callable[..., str], ...] = (
-        _pickle_bytes, _pickle_bytes, _pickle_bytes, _bomb, _hostile, _storage, _entry_name,
-        _lost, _packed, _many, _shared, _byteorder,
-    )  # fmt: skip
+        _pickle_bytes,
+        _pickle_bytes,
+        _pickle_bytes,
+        _shapes,
+        _shapes,
+        _dtype,
+        _bomb,
+        _hostile,
+        _storage,
+        _entry_name,
+        _lost,
+        _packed,
+        _many,
+        _shared,
+        _byteorder,
+    )
     options: dict[str, int] = {}
     what = rng.choice(changes)(entries, root, rng, canary, options)
     file = io.BytesIO()
@@ -84,6 +97,25 @@ def _pickle_bytes(entries, root, rng, canary, options) -> str:
     name = f"{root}data.pkl"
     entries[name], what = mutate_bytes(entries[name], rng)
     return f"pickle {what}"
+
+
+def _shapes(entries, root, rng, canary, options) -> str:
+    """Other numbers in tensors' sizes, strides and offsets, and in storages' sizes."""
+    name = f"{root}data.pkl"
+    content = bytearray(entries[name])
+    places = [at for code, _, at in pickletools.genops(entries[name]) if code.name == "BININT1"]
+    for at in rng.sample(places, rng.choice((1, 1, 2, 4))):
+        content[at + 1] = rng.choice((0, 1, 2, 3, 63, 65, 128, 255))
+    entries[name] = bytes(content)
+    return "pickle, other shapes"
+
+
+def _dtype(entries, root, rng, canary, options) -> str:
+    name = f"{root}data.pkl"
+    kinds = (b"Double", b"Half", b"BFloat16", b"Long", b"Char", b"Bool", b"ComplexFloat", b"QInt8")
+    kind = rng.choice(kinds)
+    entries[name] = entries[name].replace(b"FloatStorage", kind + b"Storage")
+    return f"pickle, {kind.decode()} in place of Float"
 
 
 def _bomb(entries, root, rng, canary, options) -> str:
@@ -150,11 +182,6 @@ def _shared(entries, root, rng, canary, options) -> str:
 def _byteorder(entries, root, rng, canary, options) -> str:
     entries[f"{root}byteorder"] = rng.choice((b"", b"big", b"middle", rng.randbytes(1000)))
     return "byteorder"
-
-
-def pickle_of(value: object, protocol: int) -> bytes:
-    """Bytes of a file that is a bare pickle."""
-    return pickle.dumps(value, protocol)
 
 
 def rewrite_safetensors(data: bytes, rng: random.Random) -> tuple[bytes, str]:

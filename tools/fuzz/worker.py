@@ -109,8 +109,10 @@ def run_cases(
                         yield connection.recv()
                         continue
                 kind = HUNG
-            except EOFError:
+            except EOFError as error:
                 worker.join()
+                if not what:
+                    raise RuntimeError(f"case {index} of {family} could not be made") from error
             message = f"exit code {worker.exitcode}" if kind == CRASHED else f"over {seconds} s"
             worker.kill()
             worker.join()
