@@ -49,7 +49,14 @@ def table(
     return f'<div class="scroll"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def histogram(counts: Sequence[int], *, axis: Sequence[str], on: Sequence[bool], told: str) -> str:
+def histogram(
+    counts: Sequence[float],
+    *,
+    axis: Sequence[str],
+    on: Sequence[bool],
+    told: str,
+    mark: float | None = None,
+) -> str:
     """Columns of counts.
 
     Args:
@@ -57,17 +64,19 @@ def histogram(counts: Sequence[int], *, axis: Sequence[str], on: Sequence[bool],
         axis: Labels to spread below, from the left edge to the right one.
         on: Which columns are stressed.
         told: What the picture shows, for those who do not see it.
+        mark: Height of a line across all columns.
     """
-    highest = max(*counts, 1)
+    highest = max(*counts, mark or 0, 1)
     columns = "".join(
         f'<span class="{"on" if lit else "off"}" '
         f'style="height:{100 * count / highest:.1f}%"></span>'
         for count, lit in zip(counts, on, strict=True)
     )
     labels = "".join(f"<span>{escaped(label)}</span>" for label in axis)
+    line = "" if mark is None else f'<u style="bottom:{100 * mark / highest:.1f}%"></u>'
     return (
         f'<div class="chart" role="img" aria-label="{escaped(told)}">'
-        f'<div class="bins">{columns}</div><div class="axis">{labels}</div></div>'
+        f'<div class="bins">{columns}{line}</div><div class="axis">{labels}</div></div>'
     )
 
 
@@ -82,3 +91,8 @@ def bars(rows: Sequence[tuple[str, float, str]], *, mark: float) -> str:
         for name, value, text in rows
     )
     return f'<div class="bars">{lines}</div>'
+
+
+def folded(title: str, *parts: str) -> str:
+    """Something to open."""
+    return f"<details><summary>{escaped(title)}</summary>{''.join(parts)}</details>"
