@@ -118,19 +118,27 @@ def read_config(path: str) -> ml_collections.ConfigDict:
     try:
         with open(path, encoding="utf-8") as file:
             values = dict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); give --config instead") from error
     config = default_config()
     defaults = dict(flat_fields(config))
     for name, value in values.items():
         if name not in defaults:
             raise unknown_field(name)
-        value = tuple(value) if isinstance(defaults[name], tuple) else value
+        if isinstance(defaults[name], tuple) and isinstance(value, list):
+            value = tuple(value)
         try:
             config.update_from_flattened_dict({name: value})
         except TypeError as error:
-            raise UserError(f"{path}: {name} is {value!r}; give --config instead") from error
+            raise UserError(f"{path}: {name} is {_shown(value)}; give --config instead") from error
     return config
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -147,7 +155,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         expected = type(defaults[name])
         if type(value) is not expected:
             raise UserError(
-                f"config.{name} is {value!r}, of type {type(value).__name__}; "
+                f"config.{name} is {_shown(value)}, of type {type(value).__name__}; "
                 f"it must be of type {expected.__name__}"
             )
     for name in defaults:
@@ -156,7 +164,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
     def require(name: str, condition: bool, rule: str) -> None:
         if not condition:
-            raise UserError(f"config.{name} is {values[name]!r}; it must be {rule}")
+            raise UserError(f"config.{name} is {_shown(values[name])}; it must be {rule}")
 
     for name in ("checkpoint", "dataset.train", "dataset.class_names"):
         require(name, values[name] != "", "a path")

@@ -10,6 +10,15 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in clean)
 
 
+# Room for a hundred names; beyond, the middle is left out. What comes from a file has any length.
+MAX_LENGTH = 10_000
+
+
+def _clipped(text: str) -> str:
+    half = MAX_LENGTH // 2
+    return text if len(text) <= MAX_LENGTH else f"{text[:half]} ... {text[-half:]}"
+
+
 class UserError(Exception):
     """Bad input, told in one line: what was wrong, where, and what to do.
 
@@ -17,8 +26,9 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str):
-        """The message is kept to one printable line."""
-        super().__init__(one_line(message))
+        """The message is kept to one printable line of bounded length."""
+        # Once before, as escapes are longer than what they stand for, and take long to make.
+        super().__init__(_clipped(one_line(_clipped(message))))
 
 
 class StoppedError(Exception):

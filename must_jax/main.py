@@ -12,7 +12,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from must_jax import distributed
+from must_jax import distributed, profiling
+from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
@@ -51,6 +52,24 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; 1: alone, in any cluster.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
+_COMPILE_CACHE = flags.DEFINE_bool(
+    "compile_cache",
+    True,
+    "Keep compiled programs in ~/.cache/must_jax for the next start, or where "
+    "JAX_COMPILATION_CACHE_DIR says.",
+)
+
+# Its value may be left out, as a boolean flag's: --profile, --profile=10:13.
+_PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
+    flags.Flag(
+        flags.ArgumentParser(),
+        None,
+        "profile",
+        None,
+        "Trace steps FROM:TO, or a few, for TensorBoard: docs/watching.md.",
+        boolean=True,
+    )
+)
 
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
@@ -70,6 +89,11 @@ def main(argv: Sequence[str]) -> None:
     of_no_run = request and request.tree == "zeroshot" and request.output
     if not workdir and _MODE.value != "zeroshot" and not of_no_run:
         raise UserError("--workdir is missing; give the folder that the run writes to")
+    profile = None if _PROFILE.value == "false" else _PROFILE.value
+    if profile is not None:
+        profiling.parse_steps(profile)
+        if _MODE.value != "train":
+            raise UserError(f"--profile traces training steps, and --mode={_MODE.value} has none")
     if _DISABLE_JIT.value:
         jax.config.update("jax_disable_jit", True)
     config = _CONFIG.value
@@ -84,11 +108,13 @@ def main(argv: Sequence[str]) -> None:
     )
     if _DISABLE_JIT.value and distributed.is_running():
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
+    if _COMPILE_CACHE.value:
+        use_compile_cache()
     if request:
         predict(config, workdir, request=request)
         return
-    modes = {
-        "train": train,
+    modes: dict[str, Callable[..., Any]] = {
+        "train": functools.partial(train, profile=profile),
         "eval": score,
         "zeroshot": score_zero_shot,
         "inspect": inspect_run,

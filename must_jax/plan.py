@@ -21,6 +21,7 @@ from must_jax import config as config_lib
 from must_jax import main as command
 from must_jax import sharding
 from must_jax.errors import UserError
+from must_jax.flops import plain_flops
 from must_jax.planning import report, shapes
 from must_jax.planning.measure import largest_batch, measure
 from must_jax.planning.topology import KNOWN, open_topology
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
         with config.unlocked():
             config.batch_size = size
         config_lib.check_batch(config, num_images=num_images, num_devices=parts)
-    plain = shapes.plain_flops(experiment.spec, num_classes=len(experiment.classes.names))
+    plain = plain_flops(experiment.spec, num_classes=len(experiment.classes.names))
 
     def tell(measured: report.Measured) -> None:
         fields = report.record(measured, topology, plain_flops=plain, num_images=num_images)

@@ -34,6 +34,7 @@ TREES = ("teacher", "student", "zeroshot")
 TOP_K = 5
 COMMIT_SECONDS = 10.0  # of work that a kill loses at most
 TELL_SECONDS = 30.0
+NAMES_COMPARED = 100  # of the images, to tell whether they are those of a run that was stopped
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,14 +73,16 @@ def predict(config: ml_collections.ConfigDict, workdir: str, *, request: Request
     mesh = experiment.make_mesh()
     source = experiment.images(request.images or config.dataset.train)
     params = _parameters(experiment, mesh, workdir=workdir, tree=request.tree)
+    spread = np.linspace(0, len(source) - 1, NAMES_COMPARED).astype(int).tolist()
     facts = {
         "--images": source.path,
         "the number of images": len(source),
+        "the SHA-256 of some of their names": _sha256([*map(source.name_of, spread)]),
         "--tree": request.tree,
         "the SHA-256 of its parameters": digest(params),
         "--top_k": top_k,
         "--sort_into": request.sort_into,
-        "the SHA-256 of the class names": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "the SHA-256 of the class names": _sha256(names),
         "config.image_size": config.image_size,
         "config.dtype": config.dtype,
     }
@@ -102,6 +105,10 @@ def predict(config: ml_collections.ConfigDict, workdir: str, *, request: Request
     if output is not None:
         _tell(tally, names=names, path=path, failures=output.failures, request=request)
     return tally
+
+
+def _sha256(texts: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _parameters(experiment: Experiment, mesh: Mesh, *, workdir: str, tree: str) -> Params:
@@ -153,7 +160,7 @@ class _Writer:
         self._source = source
         self._output = output
         self._folders = folders
-        #: Images that are done with, on every process.
+        # As every process counts them.
         self.done: int = distributed.from_first(output.tally.images if output else None)
         self._first = self.done
         self._started = self._committed = self._told = time.perf_counter()

@@ -12,6 +12,7 @@ from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
 from must_jax.quality import Quality
 from must_jax.scores import IN_WORDS, Scores, fields
+from must_jax.telemetry import Telemetry
 
 Metrics = Mapping[str, jax.Array | float]
 
@@ -41,12 +42,12 @@ class Progress:
     def __init__(
         self,
         writer: MetricWriter,
+        telemetry: Telemetry,
         *,
         first_step: int,
         num_steps: int,
         steps_per_epoch: int,
         log_every_steps: int,
-        batch_size: int,
         eval_metric: str,
         pending: list[dict[str, float]],
     ):
@@ -55,36 +56,36 @@ class Progress:
         `pending` are the metrics of those steps that no line has told yet.
         """
         self._writer = writer
+        self._telemetry = telemetry
         self._first_step = first_step
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
-        self._batch_size = batch_size
         self._eval_metric = eval_metric
         self._pending: list[Metrics] = list(pending)
-        self._resumed_with = len(pending)
-        self._resumed = self._logged = time.perf_counter()
+        self._resumed = time.perf_counter()
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of a step, the `step`-th of the run, counted from 1."""
         self._pending.append(metrics)
+        self._telemetry.dispatched(metrics)
         jax.block_until_ready(self._pending[-1 - STEPS_AHEAD : -STEPS_AHEAD])
         if step % self._log_every_steps and step != self._num_steps:
             return
         fetched = self.pending()
-        now = time.perf_counter()
-        done = len(fetched) - self._resumed_with
-        images_per_second = done * self._batch_size / (now - self._logged)
+        performance = self._telemetry.lap()
         finite = [m for m in fetched if m["is_finite"]]
-        told = [name for name in fetched[0] if name != "is_finite"]
-        means = {name: float(np.mean([m[name] for m in finite])) for name in told if finite}
+        names = [name for name in fetched[0] if name != "is_finite"]
+        means = {name: float(np.mean([m[name] for m in finite])) for name in names if finite}
         for name in ("learning_rate", "ema_decay"):
             means[name] = fetched[-1][name]
         if len(finite) < len(fetched):
             means["skipped_steps"] = len(fetched) - len(finite)
-        means["images_per_second"] = images_per_second
-        self._writer.write(step, {f"train/{name}": value for name, value in means.items()})
-        remaining = (now - self._resumed) / (step - self._first_step) * (self._num_steps - step)
+        scalars = {f"train/{name}": value for name, value in means.items()}
+        self._writer.write(step, scalars | (performance.fields if performance else {}))
+        seconds_a_step = (time.perf_counter() - self._resumed) / (step - self._first_step)
+        remaining = seconds_a_step * (self._num_steps - step)
+        told = "".join(f"  {words}" for words in performance.told) if performance else ""
         losses = "without a finite step"
         if finite:
             losses = (
@@ -95,12 +96,11 @@ class Progress:
             )
         say(
             f"epoch {-(-step // self._steps_per_epoch)}  step {step}/{self._num_steps}"
-            f"  {losses}  {images_per_second:.0f} images/s"
-            f"  ETA {datetime.timedelta(seconds=round(remaining))}"
+            f"  {losses}{told}  ETA {datetime.timedelta(seconds=round(remaining))}"
         )
+        if performance and performance.warning:
+            say(performance.warning)
         self._pending = []
-        self._resumed_with = 0
-        self._logged = now
 
     def pending(self) -> list[dict[str, float]]:
         """The metrics of the steps since the last line; waits for the device."""
@@ -124,8 +124,7 @@ class Progress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done inside out of the training's images per second."""
+        """Keeps what is done inside out of the times that are logged."""
         jax.block_until_ready(self._pending)
-        started = time.perf_counter()
-        yield
-        self._logged += time.perf_counter() - started
+        with self._telemetry.paused():
+            yield

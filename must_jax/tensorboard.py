@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -20,8 +21,9 @@ class EventFiles:
         Raises:
           OSError: the folder can't be written.
         """
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
 
         self._make_writer = EventsWriter
         self._event = event_pb2.Event
@@ -56,3 +58,19 @@ class EventFiles:
             if self._writer is not None:
                 self._writer.close()
         self._writer = None
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides torch, where it is installed, from who imports it only to know its tensors.
+
+    That import takes longer than all others of a run together.
+    """
+    loaded = "torch" in sys.modules
+    if not loaded:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not loaded:
+            del sys.modules["torch"]

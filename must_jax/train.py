@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from must_jax import distributed, sharding
+from must_jax import distributed, profiling, sharding
 from must_jax.checkpoint import Checkpoints, digest
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
@@ -19,6 +19,7 @@ from must_jax.errors import StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.failed_images import FailedImages
+from must_jax.flops import plain_flops
 from must_jax.judge import Judge
 from must_jax.metrics import MetricWriter, write_json
 from must_jax.nonfinite import NonFiniteSteps
@@ -31,16 +32,22 @@ from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
 from must_jax.scores import IN_WORDS, NOTED, Scores, fields
 from must_jax.state import Params
+from must_jax.telemetry import Telemetry
 
 Result = dict[str, Any]
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
 
-def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
+def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | None = None) -> Result:
     """Trains from where `workdir` stands to the last epoch, and reports.
 
     Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json and report.html
     under `workdir`.
+
+    Args:
+      config: the run's.
+      workdir: the run's folder, given to it alone.
+      profile: steps to trace, as `profiling.choose_steps` reads them; None for no trace.
 
     Returns:
       The content of result.json.
@@ -54,7 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> Result:
     experiment = build(config)
     preemption = Preemption(grace_seconds=config.grace_seconds)
     with preemption.listening():
-        return _Run(experiment, workdir, preemption=preemption, started=started).run()
+        run = _Run(experiment, workdir, preemption=preemption, started=started)
+        return run.run(profile)
 
 
 class _Run:
@@ -127,9 +135,14 @@ class _Run:
     def _evaluate(self, **trees: Params) -> Scores:
         return self._evaluator(between_batches=self._preemption.check, **trees)
 
-    def run(self) -> Result:
+    def run(self, profile: str | None) -> Result:
         """Does the steps that are left, and reports."""
         config, notes = self._config, self.notes
+        traced = None
+        if profile is not None:
+            traced = profiling.choose_steps(
+                profile, first_step=self.step, num_steps=self._num_steps
+            )
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(
                 self._experiment.train_batches(self._source, mesh=self._mesh, start_step=self.step)
@@ -153,21 +166,38 @@ class _Run:
                 count=notes.skipped_steps,
                 in_a_row=notes.skipped_in_row,
             )
+            telemetry = Telemetry(
+                batch_size=config.batch_size,
+                flops_per_image=plain_flops(
+                    self._experiment.spec, num_classes=len(self._experiment.classes.names)
+                ),
+                num_threads=config.loader.num_threads,
+                num_workers=config.loader.num_workers,
+            )
             self._progress = Progress(
                 writer,
+                telemetry,
                 first_step=self.step,
                 num_steps=self._num_steps,
                 steps_per_epoch=self._steps_per_epoch,
                 log_every_steps=config.log_every_steps,
-                batch_size=config.batch_size,
                 eval_metric=config.eval_metric,
                 pending=notes.pending,
             )
             shapes = self._experiment.student_shapes()
             keywords = self._experiment.step_keywords(shapes, steps_per_epoch=self._steps_per_epoch)
-            self._run_step = jit_train_step(self._mesh, shapes, **keywords)
+            self._run_step = stack.enter_context(
+                profiling.traced(
+                    jit_train_step(self._mesh, shapes, **keywords),
+                    steps=traced,
+                    workdir=self._workdir,
+                    first_step=self.step,
+                    paused=self._progress.paused,
+                    say=say,
+                )
+            )
             try:
-                self._loop(iter(batches))
+                self._loop(telemetry.timed(batches))
             except StoppedError:
                 self._saving.save_last(self.state, **self._save_keywords())
                 say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
@@ -282,6 +312,7 @@ class _Run:
             "teacher_digest": digest(self.state.teacher_params),
         }
         write_json(os.path.join(self._workdir, "result.json"), result)
+        self._write_report(result)
         told = "trained, without labelled images to test on,"
         if self._evaluator.source:
             names = ("zeroshot", "student", "teacher")
@@ -298,7 +329,6 @@ class _Run:
             f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard "
             f"and checkpoints are in {self._workdir}"
         )
-        self._write_report(result)
         return result
 
     def _write_report(self, result: Result) -> None:

@@ -50,7 +50,7 @@ def metrics_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
     path = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
 
 
 def result_of(workdir):

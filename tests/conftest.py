@@ -19,3 +19,6 @@ cache = tempfile.mkdtemp(prefix="must_jax_tests_")
 atexit.register(shutil.rmtree, cache, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", cache)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+# The processes that tests start, likewise.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"

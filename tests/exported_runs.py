@@ -7,8 +7,16 @@ import siglip_checkpoints
 import tiny_run
 
 from must_jax.exporting.finished import HEADS, FinishedRun
-from must_jax.models import ClipSpec, TextSpec, TextTransformer, VisionSpec, VisionTransformer
+from must_jax.models import (
+    ClipSpec,
+    TextSpec,
+    TextTransformer,
+    VisionSpec,
+    VisionTransformer,
+    encode,
+)
 from must_jax.state import init_params
+from must_jax.train_step import normalize
 
 OPENAI_TOWER = {
     "width": 64,
@@ -73,6 +81,7 @@ SIGLIP = ClipSpec(
     image_mean=(0.5, 0.5, 0.5),
     image_std=(0.5, 0.5, 0.5),
 )
+TINY = tiny_run.SPEC
 NAMES = ("circle", "square", "star", "Größe, schön", "five")
 
 
@@ -121,4 +130,12 @@ def tower_of(run):
     return {**run.params["vision"], "classifier": run.classifier}
 
 
-TINY = tiny_run.SPEC
+def evaluation_logits(run, images):
+    """What an evaluation computes of images (B, R, R, 3) in uint8."""
+
+    @jax.jit
+    def logits(params, images):
+        images = normalize(images, mean=run.spec.image_mean, std=run.spec.image_std)
+        return encode(run.model, params, images).logits
+
+    return np.asarray(logits(tower_of(run), images))

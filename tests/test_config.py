@@ -91,6 +91,7 @@ def test_an_unknown_field_is_refused(config):
         ("strong_view.magnitude", 11.0),
         ("dtype", "float16"),
         ("dataset.templates", ""),
+        ("seed", 10**5000),
         ("eval_metric", "recall"),
         ("expected.zeroshot", 101.0),
         ("expected.adapted", -1.0),
@@ -128,6 +129,8 @@ def test_batches_must_be_divided_by_the_devices_and_filled_by_the_images(config)
         ("[1]", "cannot be read"),
         ('{"batch_siz": 3}', "did you mean batch_size"),
         ('{"batch_size": "many"}', "batch_size is 'many'"),
+        ('{"strong_view.crop_area": 0.5}', "crop_area is 0.5"),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_saved_config_that_does_not_load_is_refused(tmp_path, text, message):

@@ -285,7 +285,15 @@ def test_no_more_merges_are_taken_than_clip_has(tmp_path):
     assert load_tokenizer(tmp_path / "tokenizer", spec=spec.text).end_id == 49407
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"x\na b c\n"), gzip.compress(b"x")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no gzip",
+        gzip.compress(b"x\na b c\n")[:10] + b"\xff" * 9,
+        gzip.compress(b"x\na b c\n"),
+        gzip.compress(b"x"),
+    ],
+)
 def test_another_vocabulary_file_is_refused(content, tmp_path):
     (tmp_path / OPENAI_VOCABULARY).write_bytes(content)
     with pytest.raises(UserError, match=OPENAI_VOCABULARY):

@@ -14,6 +14,7 @@ import torch
 from clip_checkpoints import (
     TINY,
     assert_same_trees,
+    edit_json,
     edit_weights,
     make_clip,
     replace,
@@ -123,6 +124,8 @@ def test_parent_that_is_a_file(source, tmp_path):
         (lambda t: (t / "clip.json").unlink(), "tools/convert_clip_weights.py"),
         (replace("clip.json", b"{"), "damaged"),
         (replace("clip.json", b"[]"), "damaged"),
+        (replace("clip.json", b"[" * 100_000), "damaged"),
+        (replace("tokenizer/merges.txt", b""), "tokenizer: damaged (tokenizer/merges.txt"),
         (replace("clip.json", b'{"format": 1}'), "damaged"),
         (replace("clip.json", b'{"format": 9}'), "format 9 is not 1"),
         (lambda t: os.rename(t / "params", t / "moved"), "params: damaged"),
@@ -138,11 +141,31 @@ def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_pat
     assert "\n" not in str(error.value)
 
 
+def test_a_bit_of_a_weight_is_told(source, tmp_path):
+    convert(source, tmp_path / "target")
+    files = [path for path in (tmp_path / "target" / "params").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(UserError, match=r"params: damaged \(params/.*was changed\)"):
+        load_converted(tmp_path / "target")
+
+
+def test_a_checkpoint_without_digests_loads(source, tmp_path):
+    """Those of earlier versions."""
+    convert(source, tmp_path / "target")
+    edit_json(tmp_path / "target" / "clip.json", lambda record: record.pop("sha256"))
+    load_converted(tmp_path / "target")
+
+
 def test_loading_what_is_no_checkpoint(source, tmp_path):
     with pytest.raises(UserError, match="no such directory"):
         load_converted(tmp_path / "nowhere")
     with pytest.raises(UserError, match=f"convert_clip_weights.py {source}"):
         load_converted(source)
+    with pytest.raises(UserError, match="no usable path"):
+        load_converted("x" * 5000)
 
 
 def run_program(*arguments, cwd):

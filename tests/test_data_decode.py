@@ -4,13 +4,16 @@ import io
 import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data import decode
+from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
 
 
 def _colours(height=9, width=14, channels=3):
@@ -219,11 +222,11 @@ def test_a_jpeg_beyond_the_limit_is_decoded_smaller(tmp_path, monkeypatch, limit
 
 
 @pytest.mark.slow
-def test_a_jpeg_of_20000_by_20000_comes_out_at_half_size():
+def test_a_jpeg_of_20000_by_20000_comes_out_at_a_quarter():
     data = io.BytesIO()
     Image.new("L", (20000, 20000), 90).save(data, "jpeg")
     image = decode_image(data.getvalue(), name="x.jpg")
-    assert image.size == (10000, 10000)
+    assert image.size == (5000, 5000)
     assert image.getextrema() == ((90, 90),) * 3
 
 
@@ -281,6 +284,55 @@ def test_decompression_bomb(tmp_path, monkeypatch):
         _decode(path)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_large_images_leave_smaller_and_upright(tmp_path, monkeypatch, mode):
+    rows, columns = np.mgrid[0:60, 0:90]
+    grey = Image.fromarray((rows * 2 + columns).astype(np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = _saved(tmp_path / "a.png", grey, exif=exif)
+    whole = _pixels(path)
+    monkeypatch.setattr(decode, "LARGE", 60 * 90 // 4)
+    small = _pixels(path)
+    assert small.shape == (45, 30, 3)
+    # The mean of each four pixels, to the rounding of it and of the transparency.
+    means = whole.reshape(45, 2, 30, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(small, means, atol=1)
+
+
+def test_no_format_that_runs_a_program_is_read(tmp_path, monkeypatch):
+    def runs(*arguments, **_):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", runs)
+    (tmp_path / "a.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(UndecodableImageError, match="not an image"):
+        _decode(tmp_path / "a.jpg")
+
+
+def test_odd_files_are_not_remarked_on(tmp_path):
+    """Neither by Pillow's warnings nor on the terminal by libtiff, which is no Python."""
+    grey = Image.new("L", (64, 64), 7)
+    odd = _saved(tmp_path / "odd.jpg", grey, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05")
+    bad = tmp_path / "bad.tiff"
+    _saved(bad, grey, compression="tiff_lzw")
+    data = bytearray(bad.read_bytes())
+    data[8:40] = bytes(32)
+    bad.write_bytes(data)
+    code = (
+        "import sys; from must_jax.data.decode import *\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: decode_image(open(path, 'rb').read(), name='x'); print('decoded')\n"
+        "    except UndecodableImageError: print('skipped')"
+    )
+    command = [sys.executable, "-c", code, odd, bad]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["decoded", "skipped"]
+    assert done.stderr == ""
+
+
 def test_floating_point_has_no_range(tmp_path):
     path = _saved(tmp_path / "f.tiff", Image.fromarray(np.ones((4, 4), np.float32)))
     with pytest.raises(UndecodableImageError, match="floating-point"):
@@ -290,3 +342,75 @@ def test_floating_point_has_no_range(tmp_path):
 def test_error_crosses_process_boundaries():
     error = pickle.loads(pickle.dumps(UndecodableImageError("a.jpg", "cut short")))
     assert str(error) == "a.jpg: cut short"
+
+
+def _gradient_jpeg(mode="RGB", **options):
+    rows, columns = np.mgrid[0:75, 0:101]
+    smooth = np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8)
+    noisy = (smooth // 2 + _colours(75, 101) // 4).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).convert(mode).save(buffer, "jpeg", **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        *[("RGB", {"subsampling": ways, "quality": 90}) for ways in range(3)],
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_blocks": 2}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_pixels_for_training_are_pillows(mode, options):
+    data = _gradient_jpeg(mode, **options)
+    pixels = decode_pixels(data, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+@pytest.mark.parametrize(("side", "scale"), [(38, 2), (39, 1), (19, 4), (20, 2), (10, 8), (1, 8)])
+def test_pixels_for_training_are_no_more_than_needed(side, scale):
+    data = _gradient_jpeg()
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft(None, (101 // scale, 75 // scale))
+        expected = np.asarray(image)
+    assert expected.shape[0] == -(-75 // scale)
+    pixels = decode_pixels(data, name="x", smallest_side=side)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_for_training_are_upright(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _gradient_jpeg(exif=exif)
+    pixels = decode_pixels(data, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+def test_flaws_that_pillow_mends_are_mended_for_training():
+    data = _gradient_jpeg()
+    end = data.rindex(b"\xff\xd9")
+    flawed = data[:end] + b"\x00" * 9 + data[end:]
+    pixels = decode_pixels(flawed, name="x", smallest_side=75)
+    np.testing.assert_array_equal(pixels, np.asarray(decode_image(data, name="x")))
+
+
+def test_what_is_no_image_has_the_same_reason_in_training():
+    for content in (
+        b"",
+        b"no image",
+        _jpeg()[:400],
+        _jpeg()[:-200],
+        _png((20000, 20000, 8, 0), []),
+    ):
+        reasons = []
+        for read in (
+            decode_image,
+            lambda data, name: decode_pixels(data, name=name, smallest_side=9),
+        ):
+            with pytest.raises(UndecodableImageError) as error:
+                decode(content, name="x")
+            reasons.append(str(error.value))
+        assert reasons[0] == reasons[1]

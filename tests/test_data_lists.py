@@ -196,6 +196,17 @@ def test_parquet(tmp_path, values, labels):
     assert source.labels.tolist() == labels
 
 
+def test_a_parquet_file_whose_footer_is_damaged(tmp_path):
+    """The library complains with an OSError, on several lines."""
+    path = _parquet(tmp_path / "l.parquet", path=["a.jpg", "b.jpg"])
+    content = bytearray(path.read_bytes())
+    content[-20:-8] = b"\xff" * 12
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a Parquet file that can be read") as error:
+        open_source(path)
+    assert "\n" not in str(error.value)
+
+
 def test_parquet_refusals(tmp_path):
     path = tmp_path / "l.parquet"
     for columns, expected in [

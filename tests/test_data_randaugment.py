@@ -74,7 +74,9 @@ def test_pixels_equal_timms(timm, image, name, sign):
             arguments = () if strengthless else (argument,)
             bicubic = Image.Resampling.BICUBIC
             theirs = operation(image, *arguments, fillcolor=FILL, resample=bicubic)
-        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+        # By one level where weights are rounded, tests/test_data_shift.py; all else is exact.
+        atol = 1 if name.startswith(("Shear", "Translate")) else 0
+        np.testing.assert_allclose(np.asarray(ours, int), np.asarray(theirs, int), atol=atol)
         assert ours.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(image), before)
 

@@ -158,6 +158,12 @@ def test_braces(pattern, expected):
     assert files.expand(pattern) == expected
 
 
+@pytest.mark.parametrize("pattern", ["{a,b}" * 40, "{000..999999999}", "{0..%s}" % ("9" * 5000)])
+def test_braces_that_stand_for_too_many(pattern):
+    with pytest.raises(UserError, match=r"more than (1,000,000 files|18 digits)"):
+        files.expand(pattern)
+
+
 def test_a_name_with_brackets_is_taken_as_it_is(tmp_path):
     for name in ("a[1].csv", "a1.csv"):
         (tmp_path / name).write_text("path\nx\n")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from must_jax.data.decode import decode_image
+from must_jax.data.decode import decode_image, decode_pixels
 from must_jax.data.resize import resized
 from must_jax.data.views import draw_crop, smallest_side
 
@@ -28,7 +28,7 @@ def levels(image):
 @pytest.mark.parametrize("size", [(224, 224), (298, 224), (32, 32)])
 def test_resampling_is_pillows_but_for_rounding(name, box, size):
     image = photo(name, (500, 375))
-    ours = levels(resized(image, size, box=box))
+    ours = levels(resized(np.asarray(image), size, box=box))
     theirs = levels(image.resize(size, Image.Resampling.BICUBIC, box=box))
     # Each rounds twice, in another order of the directions; overshoot at edges is clipped between.
     assert np.abs(ours - theirs).mean() < 0.3
@@ -41,8 +41,11 @@ def test_resampling_is_pillows_but_for_rounding(name, box, size):
 def test_images_of_a_few_pixels(size):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-    ours, theirs = resized(image, (8, 8)), image.resize((8, 8), Image.Resampling.BICUBIC)
-    assert np.abs(levels(ours) - levels(theirs)).max() <= 2
+    ours, theirs = (
+        resized(np.asarray(image), (8, 8)),
+        image.resize((8, 8), Image.Resampling.BICUBIC),
+    )
+    assert np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 2
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -50,11 +53,11 @@ def test_views_of_a_jpeg_decoded_to_need_have_the_same_statistics(name):
     data = io.BytesIO()
     photo(name, (2000, 1500)).save(data, "JPEG", quality=92)
     side = smallest_side(image_size=224, crop_area=(0.3, 1.0))
-    whole = decode_image(data.getvalue(), name="x")
-    needed = decode_image(data.getvalue(), name="x", smallest_side=side)
-    assert whole.size == (2000, 1500)
-    assert needed.size == (1000, 750)
-    ours, theirs = (levels(resized(image, (298, 224))) for image in (needed, whole))
+    whole = np.asarray(decode_image(data.getvalue(), name="x"))
+    needed = decode_pixels(data.getvalue(), name="x", smallest_side=side)
+    assert whole.shape == (1500, 2000, 3)
+    assert needed.shape == (750, 1000, 3)
+    ours, theirs = (levels(resized(pixels, (298, 224))) for pixels in (needed, whole))
     # Averages of 2 x 2 pixels, resampled, against pixels, resampled: half a grey level.
     assert np.abs(ours - theirs).mean() < 0.6
     np.testing.assert_allclose(ours.mean((0, 1)), theirs.mean((0, 1)), atol=0.2)
@@ -62,14 +65,20 @@ def test_views_of_a_jpeg_decoded_to_need_have_the_same_statistics(name):
 
 
 def test_small_images_and_other_formats_are_decoded_whole():
-    image = photo("china.jpg", (800, 600))
-    for kind in ("JPEG", "PNG"):
+    for size, kind in [((800, 600), "JPEG"), ((800, 600), "PNG"), ((2000, 1500), "PNG")]:
         data = io.BytesIO()
-        image.save(data, kind)
-        assert decode_image(data.getvalue(), name="x", smallest_side=472).size == (800, 600)
-    data = io.BytesIO()
-    photo("china.jpg", (2000, 1500)).save(data, "PNG")
-    assert decode_image(data.getvalue(), name="x", smallest_side=472).size == (2000, 1500)
+        photo("china.jpg", size).save(data, kind)
+        pixels = decode_pixels(data.getvalue(), name="x", smallest_side=472)
+        assert pixels.shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("width", [224, 300])
+def test_a_box_resampled_is_cut_from_the_whole_resampled(width):
+    pixels = np.asarray(photo("flower.jpg", (500, 375)))
+    whole = resized(pixels, (width, 224))
+    left, right = 20, 180
+    box = (left * 500 / width, 0, right * 500 / width, 375)
+    np.testing.assert_array_equal(resized(pixels, (160, 224), box=box), whole[:, left:right])
 
 
 def test_no_crop_has_fewer_pixels_than_the_view():

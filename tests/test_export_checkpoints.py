@@ -3,12 +3,11 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 import torch
 from clip_checkpoints import assert_same_trees
-from exported_runs import NAMES, ODD, OPENAI, SIGLIP, TINY, make_run, tower_of
+from exported_runs import NAMES, ODD, OPENAI, SIGLIP, TINY, evaluation_logits, make_run
 from safetensors.numpy import load_file
 from transformers import CLIPImageProcessorPil, CLIPModel, SiglipModel
 
@@ -17,8 +16,6 @@ from must_jax.errors import UserError
 from must_jax.exporting import hugging_face, open_clip, openai
 from must_jax.exporting.files import write_classifier
 from must_jax.exporting.torch_archive import write_torch_archive
-from must_jax.models import encode
-from must_jax.train_step import normalize
 
 WRITERS = {"hugging_face": hugging_face, "open_clip": open_clip, "openai": openai}
 
@@ -45,17 +42,6 @@ def test_converted_again_every_parameter_has_the_same_bits(format, spec, tmp_pat
     assert its_spec.logit_scale == pytest.approx(spec.logit_scale, rel=4e-7 if spec is TINY else 0)
     assert dataclasses.replace(its_spec, logit_scale=spec.logit_scale) == spec
     assert_same_trees(params, run.params)
-
-
-def evaluation_logits(run, images):
-    """What an evaluation computes of images (B, R, R, 3) in uint8."""
-
-    @jax.jit
-    def logits(params, images):
-        images = normalize(images, mean=run.spec.image_mean, std=run.spec.image_std)
-        return encode(run.model, params, images).logits
-
-    return np.asarray(logits(tower_of(run), images))
 
 
 @pytest.mark.parity

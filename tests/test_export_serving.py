@@ -1,5 +1,6 @@
 """A run as one program: what the trainer's evaluation gives, elsewhere and without the trainer."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,11 +10,13 @@ import sys
 import urllib.error
 import urllib.request
 
+import flax.traverse_util
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny_run
-from exported_runs import SIGLIP, make_run
+from exported_runs import SIGLIP, evaluation_logits, make_run, tower_of
 from PIL import Image
 
 from must_jax import sharding
@@ -23,7 +26,7 @@ from must_jax.experiment import build
 from must_jax.exporting import serving
 from must_jax.exporting.finished import load_finished
 from must_jax.exporting.runner import export_run
-from must_jax.exporting.weights import KINDS, pack
+from must_jax.exporting.weights import KINDS, SCALE, pack
 from must_jax.models import encode
 from must_jax.resume import CONFIG_FILE, read_state
 from must_jax.train import train
@@ -38,7 +41,6 @@ def finished(tmp_path_factory):
     """The folder of a finished run, its config and its result."""
     folder = tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
     config = tiny_run.config(folder)
-    config.epochs = 1
     return folder / "run", config, train(config, str(folder / "run"))
 
 
@@ -61,6 +63,7 @@ def evaluated(finished):
 
     @jax.jit
     def logits(params, images):
+        # The same as `eval_step.count_right`, which gives no logits away.
         images = normalize(images, mean=spec.image_mean, std=spec.image_std)
         return encode(experiment.model, params, images).logits
 
@@ -119,7 +122,8 @@ def test_other_processes_give_the_logits_of_the_evaluation(finished, artifact, e
 @pytest.mark.multiprocess
 def test_the_loader_in_the_docs(artifact, evaluated, tmp_path):
     page = (ROOT / "docs" / "serving.md").read_text()
-    (code,) = re.findall(r"```python\n(import json\n.*?)```", page, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (code,) = (block for block in blocks if "jax.export" in block)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
     views, _, logits = evaluated
     np.save(tmp_path / "views.npy", views)
@@ -140,36 +144,53 @@ def test_choices(finished, artifact, evaluated, tmp_path):
     # Neither paths of this machine nor what depends on them.
     assert b".py" not in (artifact / "program.bin").read_bytes()
     assert (about["weights"], about["dtype"]) == ("float32", "float32")
-    run = export_run(
-        config, str(workdir), tmp_path / "x", format="serving", tree="student", weights="int8"
-    )
-    assert json.loads((tmp_path / "x" / "classifier.json").read_text())["weights"] == "int8"
+    options = {"tree": "student", "weights": "bfloat16", "dtype": "bfloat16"}
+    run = export_run(config, str(workdir), tmp_path / "x", format="serving", **options)
+    about = json.loads((tmp_path / "x" / "classifier.json").read_text())
+    assert {name: about[name] for name in options} == options
     program = jax.export.deserialize(bytearray((tmp_path / "x" / "program.bin").read_bytes()))
     with np.load(tmp_path / "x" / "weights.npz") as weights:
         found = jax.jit(program.call)(dict(weights), views)["logits"]
-    # A rounding error of 1/254 of the largest weight of a channel, against a tree that differs.
-    near, far = (np.abs(found - logits[tree]).mean() for tree in ("student", "teacher"))
-    assert 1e-4 < near < far
-    assert run.tree == "student"
+    # The run's model with the student's parameters, told to compute in bfloat16.
+    model = run.model.clone(dtype=jax.numpy.bfloat16)
+    expected = evaluation_logits(dataclasses.replace(run, model=model), views)
+    np.testing.assert_array_equal(found, expected)
+    assert np.abs(found - logits["student"]).max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_programs_of_a_siglip_run_everywhere(kind, tmp_path):
     run = make_run(SIGLIP, tmp_path / "tokenizer")
-    packed = pack({**run.params["vision"], "classifier": run.classifier}, kind=kind)
+    packed = pack(tower_of(run), kind=kind)
     program = serving.make_program(run, packed, dtype="float32")
     assert program.platforms == ("cpu", "cuda", "tpu")
     # Calls into a library would tie the program to that of one platform, or one version.
     assert set(re.findall(r"custom_call @(\w+)", program.mlir_module())) == {"shape_assertion"}
+    tower = {
+        name: array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array
+        for name, array in packed.items()
+    }
+    scaled = {
+        name: tower[name] * tower.pop(name + SCALE) for name in list(tower) if name + SCALE in tower
+    }
+    tower = flax.traverse_util.unflatten_dict(tower | scaled, sep="/")
+    classifier = tower.pop("classifier")
+    same = dataclasses.replace(run, params={"vision": tower}, classifier=classifier)
     for batch in (1, 3):
-        views = np.zeros((batch, 16, 16, 3), np.uint8)
-        assert jax.jit(program.call)(packed, views)["probabilities"].shape == (batch, 5)
+        views = np.random.default_rng(0).integers(0, 256, (batch, 16, 16, 3), np.uint8)
+        found = jax.jit(program.call)(packed, views)
+        # float32 in another order: 1e-6 of logits of a hundred.
+        expected = evaluation_logits(same, views)
+        np.testing.assert_allclose(found["logits"], expected, rtol=0, atol=5e-4)
+        probabilities = np.exp(found["logits"] - found["logits"].max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        np.testing.assert_allclose(found["probabilities"], probabilities, rtol=0, atol=1e-6)
 
 
 def test_bfloat16_weights_are_what_a_bfloat16_run_uses_anyway(tmp_path):
     run = make_run(tiny_run.SPEC, tmp_path / "tokenizer")
     views = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    tower = {**run.params["vision"], "classifier": run.classifier}
+    tower = tower_of(run)
     found = []
     for kind in ("float32", "bfloat16"):
         packed = pack(tower, kind=kind)
@@ -245,7 +266,7 @@ def test_the_mesh_of_the_run_does_not_matter(finished):
     elsewhere = config.copy_and_resolve_references()
     elsewhere.mesh.fsdp = 64
     run = load_finished(build(elsewhere), str(workdir), tree="teacher")
-    assert run.step == 4
+    assert run.step == 8
 
 
 @pytest.mark.slow
@@ -261,16 +282,10 @@ def test_command(finished, tmp_path):
     target = f"--target={tmp_path / 'x'}"
     code, told = export(target, "--format=serving", "--weights=bfloat16", "--dtype=bfloat16")
     assert code == 0, told
-    assert "serving: teacher of step 4, 3 classes, image size 16" in told
-    for flags, message in [
-        ([target], "--format is missing"),
-        ([target, "--format=onnx"], "--format=onnx"),
-        (["--format=serving"], "--target is missing"),
-    ]:
-        code, told = export(*flags)
-        assert code == 2
-        assert f"error: {message}" in told or message in told
-        assert "Traceback" not in told
+    assert "serving: teacher of step 8, 3 classes, image size 16" in told
+    code, told = export(target)
+    assert (code, told.splitlines()[-1]) == (2, "error: --format is missing; try --help")
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow

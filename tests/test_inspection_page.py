@@ -1,15 +1,20 @@
 """The page: well-formed, complete in itself, safe whatever files and classes are called."""
 
+import contextlib
+import io
 import json
 
+import hypothesis
 import inspection_reports as made
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from pages import check_fetches_nothing, check_printable, parse
 
 from must_jax.inspection.page import render
 from must_jax.inspection.sheet import Guess
 from must_jax.inspection.warnings import warnings
+from must_jax.progress import say
 
 
 def text_of(html):
@@ -210,3 +215,41 @@ def test_numbers_are_json():
     assert numbers["zero_shot"]["passing"] == 0.75
     assert numbers["images"]["short_side"] == [16, 20, 40]
     assert numbers["run"]["num_steps"] == 600
+
+
+@hypothesis.given(st.text(st.characters(codec=None), min_size=1, max_size=30))
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+def test_no_name_adds_a_tag_or_an_attribute(name):
+    """The oracle is the page whose names are harmless: the same tags with the same attributes."""
+
+    def shape(html):
+        return [(element.tag, sorted(element.attrib)) for element in parse(html).iter()]
+
+    def page(name):
+        return render(
+            made.report(
+                workdir=name,
+                source=name,
+                class_names=(name, f"a{name}", f"{name}b"),
+                survey=made.survey(formats={name: 3}, failures=((name, name),)),
+                near=made.near(same=((name, (0, 1)),)),
+                prompts=made.prompts(num_cut=1, cut=((name, 99),)),
+                cards=(made.card(name=f"x{name}", label=0),),
+            )
+        )
+
+    html = page(name)
+    assert shape(html) == shape(page("harmless"))
+    assert not set("\x1b\x07\u202e\u2066\u200f\u2028") & set(html)
+
+
+@hypothesis.given(st.text(st.characters(codec=None), max_size=60))
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+def test_whatever_is_logged_is_one_printable_line(text):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        say(text)
+    line = output.getvalue()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    line.encode()

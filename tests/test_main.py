@@ -91,8 +91,10 @@ def forked(commands):
 @pytest.fixture(scope="module")
 def finished(inputs, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    code, stdout, stderr = run(f"--config={inputs}/config.py", f"--workdir={workdir}")
+    flags = [f"--config={inputs}/config.py", f"--workdir={workdir}", "--profile=5:6"]
+    code, stdout, stderr = run(*flags)
     assert code == 0, stderr
+    assert not stderr
     return workdir, stdout
 
 
@@ -106,6 +108,8 @@ def test_a_run_tells_what_a_person_wants_to_know(finished):
     assert "36 images, 21 labelled to test on, 3 classes, 2 templates" in lines[0]
     assert lines[1].startswith("zero-shot accuracy ")
     assert any("ETA" in line and "images/s" in line for line in lines)
+    assert f"trace of steps 5 to 6 is in {workdir}/profile; docs/watching.md opens it" in lines
+    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 1
     assert "zero-shot" in lines[-1]
     assert "-> student" in lines[-1]
     assert "-> teacher" in lines[-1]
@@ -183,6 +187,8 @@ REFUSALS = {
     "flag of another mode": (["--top_k=3"], "--top_k goes with --mode=predict"),
     "unknown tree": (["--mode=predict", "--tree=oak"], "oak"),
     "unknown format": (["--mode=predict", "--output=x.xlsx"], "must end in .csv"),
+    "no range of steps": (["--profile=13:10"], "--profile=13:10 is no range of steps"),
+    "a trace of no training": (["--profile", "--mode=eval"], "--mode=eval has none"),
     "stray argument": (["train"], "'train' is not a flag"),
     "missing file": (["--config.dataset.class_names=/nowhere/names.txt"], "/nowhere/names.txt"),
 }

@@ -9,9 +9,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from must_jax.planning import chips, shapes
+from must_jax.chips import Chip
+from must_jax.flops import plain_flops
+from must_jax.planning import shapes
 from must_jax.planning.costs import Collective, convolution_flops, count, group_size
 from must_jax.planning.hlo import parse
+from must_jax.planning.roofline import link_seconds, roofline
 
 
 def compiled(function, *arrays, **keywords):
@@ -139,17 +142,17 @@ def test_group_sizes_in_all_their_spellings(attributes, size):
 
 
 def test_the_bound_is_the_slowest_of_three():
-    chip = chips.Chip(flops=100.0, hbm_bytes=1.0, hbm_bandwidth=10.0, link_bandwidth=5.0)
+    chip = Chip(flops=100.0, hbm_bytes=1.0, hbm_bandwidth=10.0, link_bandwidth=5.0)
     reduce = Collective("all-reduce", 4, 1, 40)
     gather = Collective("all-gather", 0, 1, 40)  # of all eight
-    bound = chips.roofline(chip, flops=300, hbm_bytes=50, collectives=[reduce, gather], num_chips=8)
+    bound = roofline(chip, flops=300, hbm_bytes=50, collectives=[reduce, gather], num_chips=8)
     assert bound.compute == 3
     assert bound.memory == 5
     assert bound.communication == pytest.approx(2 * 3 / 4 * 40 / 5 + 7 / 8 * 40 / 5)
     assert bound.limit == "communication"
     assert bound.seconds == bound.communication
     permute = Collective("collective-permute", 2, 1, 40)
-    assert chips.link_seconds([permute], num_chips=8, bandwidth=5.0) == 8
+    assert link_seconds([permute], num_chips=8, bandwidth=5.0) == 8
 
 
 @pytest.mark.parametrize(
@@ -158,12 +161,12 @@ def test_the_bound_is_the_slowest_of_three():
 def test_the_plain_count_is_the_published_one(model, images, expected):
     """Three or four digits were published; what they count beside the blocks was not."""
     spec = shapes.published_spec(model, image_size=224)
-    assert images * shapes.plain_flops(spec, num_classes=1000) == pytest.approx(expected, rel=2e-3)
+    assert images * plain_flops(spec, num_classes=1000) == pytest.approx(expected, rel=2e-3)
 
 
 def test_the_plain_count_of_a_block_is_the_closed_form():
     spec = shapes.published_spec("b32", image_size=224)
-    deeper = shapes.plain_flops(spec, num_classes=10)
+    deeper = plain_flops(spec, num_classes=10)
     vision = spec.vision
     tokens, width = 50, 768
     block = 2 * tokens * 12 * width**2 + 4 * tokens**2 * width

@@ -220,6 +220,18 @@ def test_a_stopped_run_goes_on_to_the_same_file(
     ]
 
 
+def test_other_images_are_not_gone_on_with(inputs, run, tmp_path, monkeypatch):
+    tiny_run.write_images(tmp_path / "images", count=3, seed=0)
+    request = Request(images=str(tmp_path / "images"), output=str(tmp_path / "out.csv"))
+    with monkeypatch.context() as stop:
+        stop.setattr(Output, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict(tiny_run.config(inputs), run[0], request=request)
+    (tmp_path / "images/002.png").rename(tmp_path / "images/003.png")
+    with pytest.raises(UserError, match=r"out\.csv was begun with .* names .*progress\.json"):
+        predict(tiny_run.config(inputs), run[0], request=request)
+
+
 def test_one_image_is_enough(inputs, run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
     file = io.BytesIO()

@@ -251,6 +251,7 @@ def test_a_full_disk_does_not_fail_the_run(labelled, monkeypatch, capsys):
     monkeypatch.setattr(runner, "write_page", full)
     again = train(fields, str(workdir))
     assert again["teacher_digest"] == result["teacher_digest"]
-    *_, last = capsys.readouterr().out.splitlines()
-    assert last.startswith(f"no report was made: {workdir}/report.html cannot be written (No space")
+    *_, told, last = capsys.readouterr().out.splitlines()
+    assert told.startswith(f"no report was made: {workdir}/report.html cannot be written (No space")
+    assert "-> teacher" in last
     assert (workdir / "report.html").read_bytes() == before

@@ -270,7 +270,7 @@ def test_every_mesh_does_the_same_run(inputs, run_of, sizes):
     ours, expected = run_of(sizes), run_of((8, 1, 1))
     for a, b in zip(metrics_of(ours), metrics_of(expected), strict=True):
         assert a.keys() == b.keys()
-        for name in a.keys() - {"train/images_per_second"}:
+        for name in (name for name in a if not name.startswith("perf/")):
             # float32 sums in another order, and what eight steps of Adam make of them.
             assert a[name] == pytest.approx(b[name], rel=2e-4, abs=1e-6), (a["step"], name)
     # A checkpoint of one mesh is read on the other.

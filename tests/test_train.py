@@ -32,7 +32,7 @@ def finished(inputs, tmp_path_factory):
 def metrics_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
 
 
 def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
@@ -67,7 +67,18 @@ def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
             "grad_norm",
         )
     }
-    assert list((workdir / "tensorboard").glob("events.*"))
+    of_the_machine = {
+        "perf/images_per_second",
+        "perf/images_per_second_per_chip",
+        "perf/step_seconds",
+        "perf/data_wait_fraction",
+        "perf/host_memory_bytes",
+    }
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        told = {name for name in json.loads(line) if name.startswith("perf/")}
+        assert told == (of_the_machine if "train/loss" in line else set())
+    (events,) = (workdir / "tensorboard").glob("events.*")
+    assert all(name.encode() in events.read_bytes() for name in of_the_machine)
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}
     best = result["best_by_labels"]
     assert best["teacher_top1"] >= result["teacher_top1"]

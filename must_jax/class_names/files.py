@@ -48,6 +48,8 @@ def read_entries(path: Path, *, what: str, columns: bool) -> list[Entry]:
         raise UserError(f"{path}:{line}: not UTF-8; save the file in that encoding") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a path with a NUL
+        raise UserError(f"{path}: no usable path ({error})") from error
     suffix = path.suffix.lower()
     if suffix == ".json":
         entries = _json_entries(path, text)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 from must_jax.errors import UserError
@@ -39,7 +40,7 @@ def write_tokenizer(vocabulary: Path, folder: Path) -> None:
     try:
         with gzip.open(vocabulary) as file:
             lines = file.read(_LARGEST).decode("utf-8").split("\n")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{vocabulary}: not a readable vocabulary file ({error})") from error
     merges = [line.split() for line in lines[1 : _NUM_MERGES + 1] if line.strip()]
     if not merges or any(len(pair) != 2 for pair in merges):

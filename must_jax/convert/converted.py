@@ -1,6 +1,7 @@
 """The converted checkpoint: a directory of parameters, architecture and tokenizer."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -80,14 +81,44 @@ def write_converted(folder: Path, *, spec: ClipSpec, params: Params, source: str
 
     `source` is recorded as where the checkpoint came from.
     """
-    record = {"format": FORMAT, "source": source, **json.loads(spec.to_json())}
     # Weights hardly compress (by a tenth), and Orbax's copies would double the memory.
     context = ocp.Context()
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False
     with context:
         ocp.save(folder / PARAMS, params)
+    record = {"format": FORMAT, "source": source, **json.loads(spec.to_json())}
+    record["sha256"] = {
+        path.relative_to(folder).as_posix(): _sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
     (folder / SPEC_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_files(path: Path) -> None:
+    """Refuses files that aren't as they were written, as far as the checkpoint tells.
+
+    Orbax notices most damage, though not in weights, and tells it in pages of tracebacks.
+    """
+    digests = json.loads((path / SPEC_FILE).read_text(encoding="utf-8")).get("sha256", {})
+    if not isinstance(digests, dict):
+        raise UserError(f"{path / SPEC_FILE}: damaged (sha256); convert again")
+    for name, digest in digests.items():
+        reason = "was changed"
+        try:
+            if _sha256(path / name) == digest:
+                continue
+        except (OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or error)
+        raise UserError(
+            f"{path / name.partition('/')[0]}: damaged ({name}: {reason}); convert again"
+        )
 
 
 def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
@@ -97,7 +128,11 @@ def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
       UserError: `path` is missing, damaged, or no converted checkpoint.
     """
     path = Path(path).absolute()
-    if not path.is_dir():
+    try:
+        found = path.is_dir()
+    except OSError as error:  # too long a name
+        raise UserError(f"{path}: no usable path ({error.strerror})") from error
+    if not found:
         raise UserError(
             f"{path}: no such directory; make a converted checkpoint with "
             f"python tools/convert_clip_weights.py SOURCE {path}"
@@ -116,7 +151,7 @@ def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
                 "checkpoint again with this version"
             )
         return ClipSpec.from_json(text)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path / SPEC_FILE}: damaged ({error!r}); convert again") from error
 
 
@@ -131,6 +166,7 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
     """
     path = Path(path).absolute()
     spec = read_converted_spec(path)
+    _check_files(path)
     try:
         params = ocp.load(path / PARAMS)
         trees = {"vision": params["vision"], "text": params["text"]}

@@ -1,20 +1,27 @@
 """Opens the tensors of a PyTorch archive without PyTorch, and without running what it holds."""
 
-import collections
 import dataclasses
 import functools
-import io
 import math
 import pickle
-import types
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
+from must_jax.convert.pickles import (
+    MAX_BYTES,
+    Class,
+    ForbiddenGlobalError,
+    Function,
+    Object,
+    as_dict,
+    read_pickle,
+    short,
+)
 from must_jax.convert.tensors import LazyTensor
 from must_jax.errors import UserError
 
@@ -31,40 +38,13 @@ _STORAGE_DTYPES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 
-# Values of a TorchScript module that are not tensors: they are read past, never interpreted.
-_INERT_GLOBALS = {
-    ("torch", "device"),
-    ("torch", "Size"),
-    ("torch.jit._pickle", "build_boollist"),
-    ("torch.jit._pickle", "build_doublelist"),
-    ("torch.jit._pickle", "build_intlist"),
-    ("torch.jit._pickle", "build_tensorlist"),
-    ("torch.jit._pickle", "restore_type_tag"),
-}
-
-
-class ForbiddenGlobalError(pickle.UnpicklingError):
-    """A pickle asked for a name that is no part of a tensor. The message is that name."""
-
-
-class _Module:
-    """Stands for an object of any class that a TorchScript archive defines: attributes alone."""
-
-
-class _Call:
-    """An immutable callable, so that no pickle instruction can alter what it does."""
-
-    __slots__ = ("_call",)
-    _call: Callable[..., Any]
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"attribute {name} set on a function")
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
+_MAX_AXES = 8
+_TOO_LARGE = 2**48  # for a number of elements
+_MAX_MODULES = 100_000
+_MAX_NAME = 1_000  # letters
+# Tensors may be views of one storage: a small file could stand for a checkpoint of any size.
+_MAX_SHARED = 8
+_MAX_ENTRIES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +55,20 @@ class _Storage:
     size: int
     read: Callable[[], np.ndarray]
 
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("state set on a storage")
 
-
-def _rebuild_tensor(
-    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> LazyTensor:
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> LazyTensor:
     """The view that (offset, size, stride), in elements, cut out of a storage."""
-    numbers = (offset, *size, *stride)
-    if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
-        raise pickle.UnpicklingError(f"tensor of size {size} and stride {stride} at {offset}")
+    if (
+        not isinstance(storage, _Storage)
+        or not isinstance(size, tuple)
+        or not isinstance(stride, tuple)
+        or len(size) != len(stride)
+        or len(size) > _MAX_AXES
+        or not all(type(n) is int and 0 <= n < _TOO_LARGE for n in (offset, *size, *stride))
+    ):
+        raise pickle.UnpicklingError(
+            f"tensor of size {short(size)} and stride {short(stride)} at {short(offset)}"
+        )
     if math.prod(size):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if last >= storage.size or math.prod(size) > storage.size:
@@ -101,85 +84,127 @@ def _rebuild_tensor(
     return LazyTensor(tuple(size), storage.dtype, read)
 
 
-def _inert(*_: Any) -> None:
-    return None
+_FUNCTIONS = {
+    ("collections", "OrderedDict"): Function(lambda pairs=(): as_dict(pairs)),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Function(lambda tensor, *_: tensor),
+    # Values of a TorchScript module that are not tensors: they are read past, never interpreted.
+    ("torch", "device"): Function(lambda *_: None),
+    ("torch", "Size"): Function(lambda *_: None),
+    ("torch.jit._pickle", "build_boollist"): Function(lambda *_: None),
+    ("torch.jit._pickle", "build_doublelist"): Function(lambda *_: None),
+    ("torch.jit._pickle", "build_intlist"): Function(lambda *_: None),
+    ("torch.jit._pickle", "build_tensorlist"): Function(lambda *_: None),
+    ("torch.jit._pickle", "restore_type_tag"): Function(lambda *_: None),
+}
 
 
-def _read(path: Path, name: str, dtype: np.dtype, size: int, *, is_big: bool) -> np.ndarray:
-    """`size` numbers of a file inside the archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = archive.read(name)
-        ordered = np.frombuffer(data, dtype.newbyteorder(">" if is_big else "<"), size)
-    # The zip reader raises many types for entries that are damaged.
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read, or damaged ({error})") from error
-    return ordered.astype(dtype, copy=False)
+class _Archive:
+    """What the pickle of an open archive may ask for: names that rebuild tensors, and storages.
 
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Admits the names that rebuild tensors, and puts inert stand-ins for TorchScript's classes."""
+    TorchScript's classes become inert stand-ins.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, root: str) -> None:
-        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")), encoding="utf-8")
+        self._path = path
         self._archive = archive
         self._root = root
         names = set(archive.namelist())
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
-        is_big = order.strip() == b"big"
+        self._byteorder: Literal["<", ">"] = ">" if order.strip() == b"big" else "<"
         # The last storage is kept, for further tensors that share it.
-        self._read = functools.lru_cache(maxsize=1)(functools.partial(_read, path, is_big=is_big))
+        self._read_last = functools.lru_cache(maxsize=1)(self._read)
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Call(_rebuild_tensor)
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _Call(lambda tensor, *_: tensor)
-        if module == "torch" and name in _STORAGE_DTYPES:
-            return name
-        if module == "__torch__" or module.startswith("__torch__."):
-            return types.new_class(name, (_Module,))
-        if (module, name) in _INERT_GLOBALS:
-            return _Call(_inert)
-        # The name is the stranger's: it must not write to the terminal anything but letters.
-        raise ForbiddenGlobalError(f"{module}.{name}".encode("unicode_escape").decode())
+    def load(self) -> Any:
+        """The value of its pickle."""
+        return read_pickle(
+            self._archive.read(f"{self._root}data.pkl"),
+            find_global=_find_global,
+            load_persistent=self._storage,
+        )
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def _storage(self, pid: Any) -> _Storage:
         kind, type_name, key, _, size = pid
-        dtype = _STORAGE_DTYPES.get(type_name)
+        dtype = _STORAGE_DTYPES.get(type_name) if type(type_name) is str else None
         if kind != "storage" or dtype is None or type(key) is not str or type(size) is not int:
-            raise pickle.UnpicklingError(f"{kind!r} in place of a tensor's storage")
+            raise pickle.UnpicklingError(f"{short(kind)} in place of a tensor's storage")
         name = f"{self._root}data/{key}"
         if self._archive.getinfo(name).file_size < size * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {key} is shorter than it says")
-        return _Storage(dtype, size, functools.partial(self._read, name, dtype, size))
+            raise pickle.UnpicklingError(f"storage {short(key)} is shorter than it says")
+        return _Storage(dtype, size, functools.partial(self._read_last, name, dtype, size))
+
+    def _read(self, name: str, dtype: np.dtype, size: int) -> np.ndarray:
+        """`size` numbers of a file inside the archive."""
+        try:
+            data = self._archive.read(name)
+            ordered = np.frombuffer(data, dtype.newbyteorder(self._byteorder), size)
+        # The zip reader raises many types for entries that are damaged.
+        except Exception as error:
+            raise UserError(f"{self._path}: cannot be read, or damaged ({error})") from error
+        return ordered.astype(dtype, copy=False)
 
 
-def _module_tensors(module: _Module, prefix: str) -> dict[str, LazyTensor]:
+def _find_global(module: str, name: str) -> Any:
+    if (module, name) in _FUNCTIONS:
+        return _FUNCTIONS[module, name]
+    if module == "torch" and name in _STORAGE_DTYPES:
+        return name
+    if module == "__torch__" or module.startswith("__torch__."):
+        return Class()
+    return None
+
+
+def _module_tensors(root: Object) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
-    for name, value in vars(module).items():
-        if isinstance(value, LazyTensor):
-            tensors[prefix + name] = value
-        elif isinstance(value, _Module):
-            tensors |= _module_tensors(value, f"{prefix}{name}.")
-    return tensors
+    pending = [("", root)]
+    # A module may stand in several places: some forty that do make a trillion places.
+    for _ in range(_MAX_MODULES):
+        if not pending:
+            return tensors
+        prefix, module = pending.pop()
+        for name, value in module.attributes.items():
+            path = f"{prefix}{name}"
+            if len(path) > _MAX_NAME:
+                break
+            if isinstance(value, LazyTensor):
+                tensors[path] = value
+            elif isinstance(value, Object):
+                pending.append((f"{path}.", value))
+    raise pickle.UnpicklingError(f"more than {_MAX_MODULES} modules, or modules in themselves")
 
 
 def _state_dict(root: Any) -> dict[str, LazyTensor] | None:
-    if isinstance(root, _Module):
-        return _module_tensors(root, "")
-    if not isinstance(root, Mapping):
+    if isinstance(root, Object):
+        return _module_tensors(root)
+    if not isinstance(root, dict):
         return None
     for key in ("state_dict", "model"):
-        if isinstance(root.get(key), Mapping):
+        if isinstance(root.get(key), dict):
             return _state_dict(root[key])
     tensors = {k: v for k, v in root.items() if isinstance(v, LazyTensor) and isinstance(k, str)}
     # Data-parallel training puts every name below one module of this name.
     if tensors and all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def _root(path: Path, archive: zipfile.ZipFile) -> str:
+    """The folder inside that holds all, of an archive that may be read."""
+    entries = archive.infolist()
+    if len(entries) > _MAX_ENTRIES:
+        raise UserError(f"{path}: more than {_MAX_ENTRIES} entries in this archive")
+    pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
+    if pickles[0].file_size > MAX_BYTES:
+        raise UserError(f"{path}: {pickles[0].filename} is larger than {MAX_BYTES} bytes")
+    root = pickles[0].filename.removesuffix("data.pkl")
+    # PyTorch compresses no data; what is compressed may be any size when it is read.
+    for entry in entries:
+        is_data = entry.filename.startswith((f"{root}data", f"{root}byteorder"))
+        if is_data and entry.compress_type != zipfile.ZIP_STORED:
+            raise UserError(f"{path}: {entry.filename} is compressed; save it with PyTorch")
+    return root
 
 
 def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
@@ -192,17 +217,10 @@ def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
       UserError: the file is none of these, is damaged, or its pickle asks for anything else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickles = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
-            if len(pickles) != 1:
-                raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
-            root = pickles[0].removesuffix("data.pkl")
-            # PyTorch compresses no data; what is compressed may be any size when it is read.
-            for entry in archive.infolist():
-                is_data = entry.filename.startswith((f"{root}data", f"{root}byteorder"))
-                if is_data and entry.compress_type != zipfile.ZIP_STORED:
-                    raise UserError(f"{path}: {entry.filename} is compressed; save it with PyTorch")
-            tensors = _state_dict(_TensorUnpickler(path, archive, root).load())
+        # It stays open for the tensors, which are read when they are asked for: to open it anew for
+        # each would be to read its directory, of any length, a thousand times.
+        archive = zipfile.ZipFile(path)
+        tensors = _state_dict(_Archive(path, archive, _root(path, archive)).load())
     except ForbiddenGlobalError as error:
         raise UserError(
             f"{path}: refused, its pickle asks for {error}, which is no part of a tensor; "
@@ -224,4 +242,7 @@ def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
         ) from error
     if not tensors:
         raise UserError(f"{path}: holds no state dict; expected one, bare or below state_dict")
+    size = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
+    if size > _MAX_SHARED * path.stat().st_size:
+        raise UserError(f"{path}: its tensors would take {size:,} bytes, many times its own size")
     return tensors

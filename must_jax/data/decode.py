@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
+import logging
 import math
+import threading
+import warnings
 
 import numpy as np
+import simplejpeg
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+
+# Of Pillow's readers, those for pictures that are kept as files: the others are seldom used, so
+# that their faults are found late, and one (EPS) runs a program on what it is given.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# Images of more pixels are decoded one after the other, and leave smaller: a few kilobytes may
+# stand for gigabytes, in each of many threads.
+LARGE = 2**25
+_large_ones = threading.Lock()
+# Modes whose numbers can be averaged.
+_AVERAGED = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -17,6 +34,25 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def _hush() -> None:
+    """Keeps Pillow, and the library below it, from remarks on every odd file.
+
+    What makes a file of no use is told once, by `UndecodableImageError`.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\b")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # libtiff prints lines by the hundred. Where it is no shared library there is no such symbol.
+    with contextlib.suppress(OSError, AttributeError):
+        libtiff = ctypes.CDLL(Image.core.__file__)
+        for kind in ("Error", "Warning"):
+            set_handler = libtiff[f"TIFFSet{kind}Handler"]
+            set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            set_handler(None)
+
+
+_hush()
 
 
 class UndecodableImageError(Exception):
@@ -36,21 +72,20 @@ class UndecodableImageError(Exception):
         return f"{self.name}: {self.reason}"
 
 
-def decode_image(data: bytes, *, name: str, smallest_side: int | None = None) -> Image.Image:
+def decode_image(data: bytes, *, name: str) -> Image.Image:
     """Decodes one image file.
 
     The first frame of an animation, turned upright by its EXIF orientation. Transparent pixels are
     laid on white, as `transformers`' CLIP image processor does; 16-bit grey is scaled to 8 bits.
 
-    An image beyond Pillow's decompression-bomb limit (179 million pixels) would take gigabytes in
-    each thread. A baseline JPEG can be decoded at a half, a quarter or an eighth of its size, and
-    is, at the largest that keeps to the limit. All others are refused.
+    An image beyond Pillow's decompression-bomb limit (179 million pixels) would take gigabytes. A
+    baseline JPEG can be decoded at a half, a quarter or an eighth of its size, and is, at the
+    largest that keeps to `LARGE` pixels. All others are refused. What is decoded to more than
+    `LARGE` pixels is then made smaller by a whole number, so that no more than these are left.
 
     Args:
-        data: An image file's bytes, in any format that Pillow reads.
+        data: An image file's bytes, in one of `FORMATS`.
         name: What to call it in messages.
-        smallest_side: A JPEG may come at a half, a quarter or an eighth of its size, which is
-            faster, where its short side keeps this many pixels. None: as large as it is.
 
     Returns:
         A Pillow image of mode "RGB", at least 1 x 1.
@@ -63,13 +98,13 @@ def decode_image(data: bytes, *, name: str, smallest_side: int | None = None) ->
         raise UndecodableImageError(name, "empty")
     try:
         with open_image(data) as image:
-            if smallest_side and image.format == "JPEG":
-                scale = smallest_side / min(image.size)
-                # Pillow takes the smallest of the sizes that are no smaller than this.
-                width, height = (math.ceil(side * min(1, scale)) for side in image.size)
-                image.draft(None, (width, height))
-            image.load()
-            return _to_rgb(_upright(image))
+            if math.prod(image.size) <= LARGE:
+                image.load()
+                return _to_rgb(_upright(image, _orientation(image)))
+            with _large_ones:
+                image.load()
+                small = _smaller(image) if image.mode in _AVERAGED else image
+                return _smaller(_to_rgb(_upright(small, _orientation(image))))
     except UnidentifiedImageError as error:
         raise UndecodableImageError(name, "not an image, or of an unknown format") from error
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError
@@ -79,10 +114,51 @@ def decode_image(data: bytes, *, name: str, smallest_side: int | None = None) ->
         raise UndecodableImageError(name, reason) from error
 
 
+def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
+    """Decodes one image file as `decode_image` does, JPEGs faster and no larger than needed.
+
+    Args:
+        data: An image file's bytes, in one of `FORMATS`.
+        name: What to call it in messages.
+        smallest_side: A JPEG comes at the smallest of its whole, half, quarter or eighth size whose
+            short side has this many pixels; at its whole size where none does.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        UndecodableImageError: As by `decode_image`.
+    """
+    try:
+        pixels = _jpeg_pixels(data, smallest_side)
+    # The fast way takes no file with the slightest flaw; Pillow mends it or tells what it is.
+    except Exception:
+        pixels = None
+    return np.asarray(decode_image(data, name=name)) if pixels is None else pixels
+
+
+def _jpeg_pixels(data: bytes, smallest_side: int) -> np.ndarray | None:
+    """The pixels of a JPEG in grey or colour; None for all else, and errors of all kinds."""
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        if image.mode not in ("L", "RGB"):
+            return None
+        orientation = _orientation(image)
+        width, height = image.size
+    scale = next((s for s in (8, 4, 2) if math.ceil(min(width, height) / s) >= smallest_side), 1)
+    if math.ceil(width / scale) * math.ceil(height / scale) > LARGE:
+        return None
+    pixels = simplejpeg.decode_jpeg(
+        data, min_width=math.ceil(width / scale), min_height=math.ceil(height / scale)
+    )
+    if orientation in _UPRIGHT:
+        return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
+    return pixels
+
+
 def open_image(data: bytes) -> Image.Image:
     """An image of which only the header has been read; Pillow's own errors."""
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         image = _scaled_jpeg(data)
         if image is None:
@@ -99,18 +175,27 @@ def _scaled_jpeg(data: bytes) -> Image.Image | None:
     # A progressive one is held in memory whole at any scale.
     if "progressive" in image.info:
         return None
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    limit = min(LARGE, 2 * (Image.MAX_IMAGE_PIXELS or LARGE))
     scale = next((s for s in (2, 4, 8) if math.prod(image.size) <= limit * s**2), 8)
     image.draft(None, (image.width // scale, image.height // scale))
     return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _smaller(image: Image.Image) -> Image.Image:
+    """Every so many pixels averaged, so that no more than `LARGE` are left."""
+    factor = math.ceil((math.prod(image.size) / LARGE) ** 0.5)
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _orientation(image: Image.Image) -> int | None:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return image.getexif().get(ExifTags.Base.Orientation)
     # A broken tag block says nothing about the pixels, which did decode.
     except Exception:
-        return image
+        return None
+
+
+def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from must_jax.data.decode import UndecodableImageError
+from must_jax.data.decode import UndecodableImageError, decode_pixels
 from must_jax.data.masking import draw_patch_mask
 from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import Source, decode_record
@@ -62,7 +62,8 @@ class TrainTransform:
         side = smallest_side(image_size=self.image_size, crop_area=self.crop_area)
         for _ in range(_MAX_TRIES):
             try:
-                image = decode_record(self.source, drawn, smallest_side=side)
+                data, name = self.source.read(drawn), self.source.name_of(drawn)
+                pixels = decode_pixels(data, name=name, smallest_side=side)
                 break
             except UndecodableImageError as error:
                 failed, reason = record, error
@@ -76,7 +77,7 @@ class TrainTransform:
         # The strong view comes last, since the number of its draws varies: so neither the weak
         # view nor the mask of a record depends on how the strong view is made.
         example: Example = {
-            "image_weak": weak_view(image, image_size=self.image_size, rng=rng),
+            "image_weak": weak_view(pixels, image_size=self.image_size, rng=rng),
             "patch_mask": draw_patch_mask(
                 rng,
                 image_size=self.image_size,
@@ -85,7 +86,7 @@ class TrainTransform:
                 mask_ratio=self.mask_ratio,
             ),
             "image_strong": strong_view(
-                image,
+                pixels,
                 image_size=self.image_size,
                 crop_area=self.crop_area,
                 flip_probability=self.flip_probability,

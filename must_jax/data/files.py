@@ -12,6 +12,9 @@ from typing import Any, BinaryIO, cast
 
 from must_jax.errors import UserError
 
+MAX_FILES = 1_000_000  # that braces may stand for
+_MAX_DIGITS = 18
+
 
 def is_remote(path: str) -> bool:
     """Whether a path is a URL."""
@@ -118,8 +121,12 @@ def expand(pattern: str) -> list[str]:
 
     Raises:
         OSError: A remote folder can't be listed.
+        UserError: Braces stand for more than `MAX_FILES` paths.
     """
-    return [path for one in _braces(pattern) for path in _matches(one)]
+    patterns = list(itertools.islice(_braces(pattern), MAX_FILES + 1))
+    if len(patterns) > MAX_FILES:
+        raise UserError(f"{pattern}: its braces stand for more than {MAX_FILES:,} files")
+    return [path for one in patterns for path in _matches(one)]
 
 
 def _matches(pattern: str) -> list[str]:
@@ -140,10 +147,13 @@ def _braces(pattern: str) -> Iterator[str]:
 
 
 def _choices(text: str) -> list[str]:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
-    if numbers:
-        first, last = numbers.groups()
-        return [f"{i:0{len(first)}}" for i in range(int(first), int(last) + 1)]
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+    if ends:
+        first, last = ends.groups()
+        if len(first) > _MAX_DIGITS or len(last) > _MAX_DIGITS:
+            raise UserError(f"{{{text:.40}}}: numbers of more than {_MAX_DIGITS} digits")
+        numbers = range(int(first), int(last) + 1)
+        return [f"{i:0{len(first)}}" for i in numbers[: MAX_FILES + 1]]
     return text.split(",") if "," in text else [f"{{{text}}}"]
 
 

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from must_jax.data.shift import shift_rows
+
 MAX_MAGNITUDE = 10.0
 OPERATIONS = (
     "AutoContrast",
@@ -109,7 +111,6 @@ def apply(
     Returns:
         An RGB image of the same size.
     """
-    matrix: tuple[float, ...]
     match name:
         case "AutoContrast":
             return ImageOps.autocontrast(image)
@@ -132,19 +133,17 @@ def apply(
         case "Color" | "Contrast" | "Brightness" | "Sharpness":
             return _ENHANCERS[name](image).enhance(argument)
         case "ShearX":
-            matrix = (1, argument, 0, 0, 1, 0)
-        case "ShearY":
-            matrix = (1, 0, 0, argument, 1, 0)
+            shifts = argument * (np.arange(image.height) + 0.5)
+            return shift_rows(image, shifts, fill_color=fill_color)
         case "TranslateX":
-            matrix = (1, 0, argument * image.width, 0, 1, 0)
-        case "TranslateY":
-            matrix = (1, 0, 0, 0, 1, argument * image.height)
-        case _:
-            raise ValueError(f"unknown operation {name!r}")
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        matrix,
-        Image.Resampling.BICUBIC,
-        fillcolor=fill_color,
-    )
+            shifts = np.full(image.height, argument * image.width)
+            return shift_rows(image, shifts, fill_color=fill_color)
+        case "ShearY" | "TranslateY":
+            sideways = apply(
+                image.transpose(Image.Transpose.TRANSPOSE),
+                name=name.replace("Y", "X"),
+                argument=argument,
+                fill_color=fill_color,
+            )
+            return sideways.transpose(Image.Transpose.TRANSPOSE)
+    raise ValueError(f"unknown operation {name!r}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -28,30 +27,47 @@ def evaluation_view(image: Image.Image, *, image_size: int) -> np.ndarray:
     Returns:
         uint8 (R, R, 3).
     """
+    short, long = sorted(image.size)
+    resized_long = _resized_long(short, long, image_size)
+    start = (resized_long - image_size) // 2
+    wide = image.width >= image.height
     # Pixel for pixel what checkpoints were evaluated with, which the faster resampler is not.
-    return _resized_crop(image, image_size, lambda spare: spare // 2, resize=_pillow_resized)
+    if long > _MAX_RESIZED_ASPECT * short:
+        # A hair line, resized whole, would take gigabytes: cut first what the crop will show.
+        first = min(start * short // image_size, long - short)
+        box = (first, 0, first + short, short) if wide else (0, first, short, first + short)
+        cut = image.crop(box).resize((image_size, image_size), Image.Resampling.BICUBIC)
+        return np.asarray(cut)
+    size = (resized_long, image_size) if wide else (image_size, resized_long)
+    whole = image.resize(size, Image.Resampling.BICUBIC)
+    end = start + image_size
+    box = (start, 0, end, image_size) if wide else (0, start, image_size, end)
+    return np.asarray(whole.crop(box))
 
 
-def weak_view(image: Image.Image, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
+def weak_view(pixels: np.ndarray, *, image_size: int, rng: np.random.Generator) -> np.ndarray:
     """Resizes the short side and crops at random; a square image has no randomness here.
 
     Args:
-        image: RGB image of any size.
+        pixels: uint8 (H, W, 3) of any size.
         image_size: Side R of the view, pixels.
         rng: Source of the crop's offset.
 
     Returns:
         uint8 (R, R, 3).
     """
-
-    def offset(spare: int) -> int:
-        return int(rng.integers(spare + 1))
-
-    return _resized_crop(image, image_size, offset, resize=resized)
+    height, width, _ = pixels.shape
+    short, long = sorted((height, width))
+    resized_long = _resized_long(short, long, image_size)
+    offset = int(rng.integers(resized_long - image_size + 1))
+    # Only what the crop shows is resized, the others of its pixels would be thrown away.
+    start, end = (min(x * long / resized_long, long) for x in (offset, offset + image_size))
+    box = (start, 0, end, short) if width >= height else (0, start, short, end)
+    return resized(pixels, (image_size, image_size), box=box)
 
 
 def strong_view(
-    image: Image.Image,
+    pixels: np.ndarray,
     *,
     image_size: int,
     crop_area: tuple[float, float],
@@ -63,7 +79,7 @@ def strong_view(
     """Random resized crop, horizontal flip, RandAugment.
 
     Args:
-        image: RGB image of any size.
+        pixels: uint8 (H, W, 3) of any size.
         image_size: Side R of the view, pixels.
         crop_area: Smallest and largest share of the image's area in the crop.
         flip_probability: Chance of a horizontal flip.
@@ -74,8 +90,9 @@ def strong_view(
     Returns:
         uint8 (R, R, 3).
     """
-    box = draw_crop(rng, width=image.width, height=image.height, crop_area=crop_area)
-    view = resized(image, (image_size, image_size), box=box)
+    height, width, _ = pixels.shape
+    box = draw_crop(rng, width=width, height=height, crop_area=crop_area)
+    view = Image.fromarray(resized(pixels, (image_size, image_size), box=box))
     if rng.random() < flip_probability:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for name, argument in rand_augment.draw(rng):
@@ -120,29 +137,7 @@ def smallest_side(*, image_size: int, crop_area: tuple[float, float]) -> int:
     return math.ceil(image_size / math.sqrt(ASPECT_RANGE[0] * crop_area[0]))
 
 
-def _pillow_resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _resized_crop(
-    image: Image.Image,
-    size: int,
-    offset: Callable[[int], int],
-    *,
-    resize: Callable[[Image.Image, tuple[int, int]], Image.Image],
-) -> np.ndarray:
-    """Resizes the short side to `size` and crops at `offset(pixels to spare)` of the long one."""
-    short, long = sorted(image.size)
+def _resized_long(short: int, long: int, size: int) -> int:
+    """The long side once the short one is `size`."""
     # Truncated, not rounded: this is what CLIP was evaluated with.
-    resized_long = int(size * long / short)
-    spare = resized_long - size
-    start = offset(spare)
-    wide = image.width >= image.height
-    if long > _MAX_RESIZED_ASPECT * short:
-        # A hair line, resized whole, would take gigabytes: cut first what the crop will show.
-        first = min(start * short // size, long - short)
-        box = (first, 0, first + short, short) if wide else (0, first, short, first + short)
-        return np.asarray(resize(image.crop(box), (size, size)))
-    whole = resize(image, (resized_long, size) if wide else (size, resized_long))
-    box = (start, 0, start + size, size) if wide else (0, start, size, start + size)
-    return np.asarray(whole.crop(box) if spare else whole)
+    return int(size * long / short)

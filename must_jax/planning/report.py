@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from must_jax.planning.chips import roofline
 from must_jax.planning.measure import Measured
+from must_jax.planning.roofline import roofline
 from must_jax.planning.topology import Topology
 
 GIB = 2**30

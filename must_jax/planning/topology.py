@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from must_jax.chips import CHIPS, Chip
 from must_jax.errors import UserError
-from must_jax.planning.chips import CHIPS, Chip
 
 TPU_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 # What libtpu asks the machine for: the smallest of each kind, whatever is compiled for.

@@ -95,7 +95,8 @@ class Output:
           UserError: the file is there already, other facts held before, or it can't be written.
         """
         self._path, self._facts = path, dict(facts)
-        self._class_names, self._top_k, self._predicted_by = class_names, top_k, predicted_by
+        self._class_names = [rows.readable(name) for name in class_names]
+        self._top_k, self._predicted_by = top_k, predicted_by
         self._is_csv = path.suffix.lower() == ".csv"
         self._progress = path.with_name(f"{path.name}.progress.json")
         self.failures = path.with_name(f"{path.name}.failed.csv")

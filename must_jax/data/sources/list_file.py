@@ -170,8 +170,8 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
         table = file.read(columns=[image, label] if label else [image])
         paths = table.column(image).to_pylist()
         labels = table.column(label).to_pylist() if label else None
-    # Beside the library's own: names that are there twice, text that is not UTF-8.
-    except (pa.ArrowException, KeyError, ValueError) as error:
+    # Beside the library's own: names that are there twice, text that is not UTF-8, damage.
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read ({error})") from error
     for row, cell in enumerate(paths, start=1):
         if not isinstance(cell, str) or not cell:

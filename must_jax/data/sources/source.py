@@ -41,15 +41,13 @@ class Source(Protocol):
         """Where the image comes from, for messages: a path, or a shard and a key."""
 
 
-def decode_record(source: Source, record: int, *, smallest_side: int | None = None) -> Image.Image:
+def decode_record(source: Source, record: int) -> Image.Image:
     """Reads and decodes one image of a source, as `decode_image` does.
 
     Raises:
         UndecodableImageError: Its bytes can't be had, or are no image that can be used.
     """
-    return decode_image(
-        source.read(record), name=source.name_of(record), smallest_side=smallest_side
-    )
+    return decode_image(source.read(record), name=source.name_of(record))
 
 
 def read_image_file(path: str) -> bytes:

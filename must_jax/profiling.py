@@ -1,0 +1,121 @@
+"""A trace of some steps by `jax.profiler`."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from must_jax.errors import UserError
+
+FOLDER = "profile"  # under the workdir
+SKIPPED, TRACED = 10, 3  # steps, where the flag names none
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Steps of the whole run, counted from 1, both included."""
+
+    first: int
+    last: int
+
+
+def parse_steps(text: str) -> Steps | None:
+    """The steps of `--profile=FROM:TO`; None for a bare `--profile`, which names none.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if text == "true":
+        return None
+    told = re.fullmatch(r"(\d+):(\d+)", text)
+    if not told or not 1 <= int(told[1]) <= int(told[2]):
+        raise UserError(
+            f"--profile={text} is no range of steps; it must be FROM:TO, counted from 1 and both "
+            "included, such as --profile=10:13"
+        )
+    return Steps(int(told[1]), int(told[2]))
+
+
+def choose_steps(text: str, *, first_step: int, num_steps: int) -> Steps:
+    """The steps to trace: those that the flag names, or a few after this start's first ones.
+
+    Args:
+      text: the flag's value.
+      first_step: steps that were done before this start.
+      num_steps: of the whole run.
+
+    Raises:
+      UserError: the flag is malformed, or this start does not come to those steps.
+    """
+    steps = parse_steps(text)
+    if steps is None:
+        last = min(first_step + SKIPPED + TRACED, num_steps)
+        steps = Steps(max(last - TRACED, first_step) + 1, last)
+    if not first_step < steps.first <= steps.last <= num_steps:
+        left = f"steps {first_step + 1} to {num_steps}" if first_step < num_steps else "no step"
+        raise UserError(f"--profile={text} names steps that are not to be run: {left} are left")
+    return steps
+
+
+@contextlib.contextmanager
+def traced(
+    run_step: Callable[..., Any],
+    *,
+    steps: Steps | None,
+    workdir: str,
+    first_step: int,
+    paused: Callable[[], contextlib.AbstractContextManager],
+    say: Callable[[str], None],
+) -> Iterator[Callable[..., Any]]:
+    """`run_step`, or one that has `jax.profiler` watch what goes on during `steps`.
+
+    From the dispatch of the first of them until the device is done with the last, all that the
+    process does is in the trace, the input pipeline's threads included.
+
+    Args:
+      run_step: called once a step.
+      steps: None for no trace.
+      workdir: gets the trace, each process of several a folder of its own.
+      first_step: steps that were done before this start.
+      paused: keeps what is done inside out of the times that are logged.
+      say: is told where the trace is.
+    """
+    if steps is None:
+        yield run_step
+        return
+    folder = os.path.join(workdir, FOLDER)
+    if jax.process_count() > 1:
+        # Files are named after the host alone, which several processes may share.
+        folder = os.path.join(folder, f"process_{jax.process_index()}")
+    step, running = first_step, False
+
+    def stop() -> None:
+        nonlocal running
+        running = False
+        jax.profiler.stop_trace()
+        say(f"trace of steps {steps.first} to {step} is in {folder}; docs/watching.md opens it")
+
+    def run(*args: Any) -> Any:
+        nonlocal step, running
+        step += 1
+        if step == steps.first:
+            with paused():
+                jax.profiler.start_trace(folder)
+            running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            results = run_step(*args)
+        if step == steps.last:
+            jax.block_until_ready(results)
+            with paused():
+                stop()
+        return results
+
+    try:
+        yield run
+    finally:
+        if running:
+            stop()

@@ -1,0 +1,108 @@
+"""Which steps are traced, and that a trace of just those is written."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.profiler import ProfileData
+
+from must_jax.errors import UserError
+from must_jax.profiling import Steps, choose_steps, traced
+
+
+@pytest.mark.parametrize(
+    ("text", "first_step", "num_steps", "steps"),
+    [
+        ("10:13", 0, 100, Steps(10, 13)),
+        ("1:1", 0, 100, Steps(1, 1)),
+        ("100:100", 99, 100, Steps(100, 100)),
+        ("true", 0, 100, Steps(11, 13)),
+        ("true", 50, 100, Steps(61, 63)),  # resumed
+        ("true", 0, 8, Steps(6, 8)),
+        ("true", 0, 2, Steps(1, 2)),
+        ("true", 99, 100, Steps(100, 100)),
+    ],
+)
+def test_steps_are_those_named_or_a_few_after_the_first_ones(text, first_step, num_steps, steps):
+    assert choose_steps(text, first_step=first_step, num_steps=num_steps) == steps
+
+
+@pytest.mark.parametrize("text", ["", "10", "10:", "13:10", "0:3", "a:b", "1:2:3", "-1:3", "1.5:3"])
+def test_what_is_no_range_is_refused(text):
+    with pytest.raises(UserError, match="FROM:TO"):
+        choose_steps(text, first_step=0, num_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("text", "first_step", "left"),
+    [
+        ("10:13", 12, "steps 13 to 100 are left"),
+        ("99:101", 0, "steps 1 to 100 are left"),
+        ("10:13", 100, "no step are left"),
+        ("true", 100, "no step are left"),
+    ],
+)
+def test_steps_that_are_not_to_be_run_are_refused(text, first_step, left):
+    with pytest.raises(UserError, match=left):
+        choose_steps(text, first_step=first_step, num_steps=100)
+
+
+def steps_in(folder):
+    """The step numbers of the annotations in the trace, which is the only one in the folder."""
+    (path,) = folder.rglob("*.xplane.pb")
+    numbers = set()
+    for plane in ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                numbers |= {int(v) for k, v in event.stats if k == "step_num"}
+    return numbers
+
+
+@pytest.fixture
+def run_step():
+    compiled = jax.jit(lambda x: (x + 1, {"loss": x.sum()}))
+    return lambda state: compiled(state)
+
+
+def run(run_step, workdir, steps, *, first_step, num_steps, failing_at=None):
+    told, paused = [], []
+
+    @contextlib.contextmanager
+    def pausing():
+        paused.append(True)
+        yield
+
+    with traced(
+        run_step,
+        steps=steps,
+        workdir=str(workdir),
+        first_step=first_step,
+        paused=pausing,
+        say=told.append,
+    ) as step:
+        state = jnp.zeros(4)
+        for i in range(first_step, num_steps):
+            if i == failing_at:
+                raise InterruptedError
+            state, _ = step(state)
+    assert float(state[0]) == num_steps - first_step
+    return told, len(paused)
+
+
+def test_the_steps_asked_for_are_traced(run_step, tmp_path):
+    told, paused = run(run_step, tmp_path, Steps(5, 6), first_step=2, num_steps=9)
+    assert steps_in(tmp_path / "profile") == {5, 6}
+    assert told == [f"trace of steps 5 to 6 is in {tmp_path}/profile; docs/watching.md opens it"]
+    assert paused == 2
+
+
+def test_without_steps_nothing_is_written(run_step, tmp_path):
+    assert run(run_step, tmp_path, None, first_step=0, num_steps=3) == ([], 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_ends_early_leaves_the_trace_of_what_it_did(run_step, tmp_path):
+    with pytest.raises(InterruptedError):
+        run(run_step, tmp_path, Steps(2, 9), first_step=0, num_steps=9, failing_at=4)
+    assert steps_in(tmp_path / "profile") == {2, 3, 4}

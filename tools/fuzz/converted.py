@@ -1,0 +1,70 @@
+"""Damaged converted checkpoints, loaded as the trainer loads them."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fuzz.mutations import mutate_bytes, mutate_json
+from fuzz.worker import captured
+from must_jax.convert import TOKENIZER, load_converted
+from must_jax.errors import MAX_LENGTH, UserError
+from must_jax.tokenizer import load_tokenizer, tokenize
+
+REFUSED, LOADED = "refused", "loaded"
+
+
+class Converted:
+    """Cases of one converted checkpoint with one file damaged or missing."""
+
+    def __init__(self, *, folder: str):
+        """`folder` is a whole converted checkpoint."""
+        self._folder = Path(folder)
+        self._files = sorted(
+            path.relative_to(self._folder) for path in self._folder.rglob("*") if path.is_file()
+        )
+        _load(self._folder)
+
+    def prepare(self, index: int, rng: random.Random, folder: Path) -> str:
+        """Copies the checkpoint and damages one file; each in turn."""
+        shutil.copytree(self._folder, folder / "clip")
+        name = self._files[index % len(self._files)]
+        file, data = folder / "clip" / name, (self._folder / name).read_bytes()
+        if rng.random() < 0.03:
+            file.unlink()
+            return f"{name}: missing"
+        if file.suffix == ".json" and rng.random() < 0.5:
+            text, what = mutate_json(json.loads(data), rng)
+            content = text.encode("utf-8", "surrogatepass")
+        else:
+            content, what = mutate_bytes(data, rng)
+        file.write_bytes(content)
+        return f"{name}: {what}"
+
+    def run(self, folder: Path) -> tuple[str, str]:
+        """Loads it."""
+        try:
+            (params, ids), output, errors = captured(_load, folder / "clip")
+        except UserError as error:
+            message = str(error)
+            if not message.isprintable() or len(message) > MAX_LENGTH + 20:
+                return "unprintable or long", message
+            return REFUSED, message
+        if output or errors:
+            return "noise", f"{output}{errors}"
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+            return "not finite", ""
+        if ids.shape != (2, 8):
+            return "tokens", str(ids.shape)
+        return LOADED, ""
+
+
+def _load(folder: Path) -> tuple[Any, np.ndarray]:
+    spec, params = load_converted(folder)
+    tokenizer = load_tokenizer(folder / TOKENIZER, spec=spec.text)
+    texts = ["a cat", "no"]
+    return params, tokenize(texts, tokenizer=tokenizer, context_length=8)

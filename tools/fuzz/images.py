@@ -1,0 +1,218 @@
+"""Damaged image files and bombs, through decoding and through both of the run's loaders."""
+
+import io
+import random
+import shutil
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fuzz.mutations import mutate_bytes
+from fuzz.worker import captured
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.pipeline import eval_loader, train_loader
+from must_jax.data.randaugment import RandAugment
+from must_jax.data.sources import Source, decode_record, open_source
+
+SKIPPED, DECODED = "skipped", "decoded"
+FORMATS = ("jpg", "png", "webp", "bmp", "gif", "tiff", "ppm")
+
+_SIZE, _PATCH = 16, 4
+_WHOLE = 5  # images beside the damaged one
+
+
+def _pixels(rng: np.random.Generator, bands: int) -> np.ndarray:
+    """Smooth colours and some noise, so that every coder has something to do."""
+    y, x = np.mgrid[0:48, 0:64]
+    waves = [127 + 100 * np.sin(x / (3 + band) + y / 7) for band in range(bands)]
+    return np.clip(np.stack(waves, -1) + rng.normal(0, 8, (48, 64, bands)), 0, 255).astype(np.uint8)
+
+
+def _seeds() -> dict[str, list[bytes]]:
+    """Whole files of every format, in the kinds that its coders treat apart."""
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(_pixels(rng, 3))
+    rgba = _with_alpha(rgb)
+    grey, palette = rgb.convert("L"), rgb.convert("P")
+    deep = Image.fromarray(_pixels(rng, 1)[..., 0].astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker"
+    kinds: dict[str, list[tuple[Image.Image, dict]]] = {
+        "jpg": [
+            (rgb, {"exif": exif}),
+            (rgb, {"progressive": True}),
+            (grey, {}),
+            (rgb.convert("CMYK"), {}),
+            (rgb, {"restart_marker_rows": 1}),
+        ],
+        "png": [(rgb, {}), (rgba, {"exif": exif}), (palette, {"transparency": 3}), (deep, {})],
+        "webp": [(rgb, {}), (rgba, {"lossless": True}), (rgb, {"exif": exif})],
+        "bmp": [(rgb, {}), (palette, {}), (rgb.convert("1"), {})],
+        "gif": [(palette, {}), (palette, {"save_all": True, "append_images": [palette] * 2})],
+        "tiff": [
+            (rgb, {}),
+            (rgb, {"compression": "tiff_lzw"}),
+            (rgb, {"compression": "jpeg"}),
+            (deep, {"compression": "tiff_adobe_deflate"}),
+            (rgb.convert("1"), {"compression": "group4"}),
+        ],
+        "ppm": [(rgb, {}), (grey, {})],
+    }
+    seeds: dict[str, list[bytes]] = {}
+    for suffix, images in kinds.items():
+        for image, options in images:
+            file = io.BytesIO()
+            image.save(file, Image.registered_extensions()[f".{suffix}"], **options)
+            seeds.setdefault(suffix, []).append(file.getvalue())
+    return seeds
+
+
+def _with_alpha(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def _png(width: int, height: int, *, depth: int = 8, color: int = 2, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    checked = kind + content
+    return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def _huge(suffix: str, size: tuple[int, int], mode: str = "L") -> bytes:
+    file = io.BytesIO()
+    options = {"compression": "tiff_adobe_deflate"} if suffix == "tiff" else {}
+    image = Image.new(mode, size)
+    image.save(file, Image.registered_extensions()[f".{suffix}"], **options)
+    return file.getvalue()
+
+
+# Files of a few bytes or kilobytes that stand for gigabytes, or for another program's work.
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "png_2e9_pixels": lambda: _png(2**31 - 1, 1),
+    "png_1e9_pixels": lambda: _png(32_000, 32_000),
+    "png_unpacks_large": lambda: _png(
+        64, 64, data=_png_chunk(b"IDAT", zlib.compress(bytes(200 * 2**20), 9))
+    ),
+    "png_text_unpacks_large": lambda: _png(
+        8,
+        8,
+        data=_png_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(100 * 2**20), 9))
+        + _png_chunk(b"IDAT", zlib.compress(bytes(8 * 25), 9)),
+    ),
+    "png_100_megapixels": lambda: _huge("png", (10_000, 10_000)),
+    "tiff_100_megapixels": lambda: _huge("tiff", (10_000, 10_000)),
+    "gif_60_megapixels": lambda: _huge("gif", (60_000, 1_000), "P"),
+    "webp_16000": lambda: _huge("webp", (16_000, 4_000), "RGB"),
+    "bmp_claims": lambda: _huge("bmp", (8, 8))[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1),
+    "gif_claims": lambda: b"GIF89a" + b"\xff" * 4 + b"\0\0\0,\0\0\0\0" + b"\xff" * 4 + b"\0",
+    "ppm_claims": lambda: b"P6 99999 99999 255\n",
+    "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",
+    "eps_runs_ghostscript": lambda: (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\nshowpage\n%%EOF\n"
+    ),
+    "svg_entities": lambda: b'<!DOCTYPE x [<!ENTITY a "&b;&b;">]><svg>&a;</svg>',
+    "empty": lambda: b"",
+    "web_page": lambda: b"<html><script>alert(1)</script></html>",
+}  # fmt: skip
+
+
+class Images:
+    """Cases of all formats in turn: one damaged file among whole ones."""
+
+    def __init__(self) -> None:
+        """Makes the whole files."""
+        self._seeds = _seeds()
+        self._bombs = sorted(BOMBS)
+
+    def prepare(self, index: int, rng: random.Random, folder: Path) -> str:
+        """Writes a damaged image; every fortieth is a bomb."""
+        suffix = FORMATS[index % len(FORMATS)]
+        whole = rng.choice(self._seeds[suffix])
+        if index % 40 == 39:
+            name = self._bombs[index // 40 % len(self._bombs)]
+            data, what = BOMBS[name](), f"bomb {name}"
+        elif rng.random() < 0.1:
+            other = rng.choice(self._seeds[rng.choice(FORMATS)])
+            place = rng.randrange(len(whole))
+            data, what = whole[:place] + other[rng.randrange(len(other)) :], "spliced"
+        else:
+            data, what = mutate_bytes(whole, rng)
+        (folder / f"damaged.{suffix}").write_bytes(data)
+        for i in range(_WHOLE):
+            (folder / f"whole{i}.png").write_bytes(self._seeds["png"][0])
+        return f"{suffix}: {what}"
+
+    def run(self, folder: Path) -> tuple[str, str]:
+        """Decodes it as it is, and has both loaders read the folder."""
+        # With the filters of a run.
+        with warnings.catch_warnings(record=True) as told:
+            (kind, message), output, errors = captured(_read, folder)
+        if output or errors:
+            return "noise", f"{output}{errors}"
+        if told:
+            return "warning", str(told[0].message)
+        shutil.rmtree(folder)
+        return kind, message
+
+
+def _read(folder: Path) -> tuple[str, str]:
+    source = open_source(folder)
+    kind, message = DECODED, ""
+    try:
+        image = decode_record(source, 0)
+        if image.mode != "RGB" or min(image.size) < 1:
+            return "not RGB", f"{image.mode} {image.size}"
+    except UndecodableImageError as error:
+        kind, message = SKIPPED, str(error)
+        if not message.isprintable() or len(message) > 500 or " at 0x" in message:
+            return "unprintable or long", message
+    failed = [0] if kind == SKIPPED else []
+    for name, found in (("train", _train(source)), ("eval", _evaluate(source))):
+        if found != failed:
+            return "loaders differ", f"{name}: {found}, expected {failed}; {message}"
+    return kind, message
+
+
+def _train(source: Source) -> list[int]:
+    with train_loader(
+        source,
+        batch_size=len(source),
+        image_size=_SIZE,
+        patch_size=_PATCH,
+        mask_patch_size=2 * _PATCH,
+        mask_ratio=0.5,
+        crop_area=(0.3, 1.0),
+        flip_probability=0.5,
+        rand_augment=RandAugment(num_ops=2, magnitude=9, magnitude_std=0.5),
+        fill_color=(127, 127, 127),
+        seed=0,
+        num_epochs=1,
+        num_threads=2,
+        prefetch=1,
+    ) as loader:
+        (batch,) = loader
+    assert batch["image_weak"].shape == batch["image_strong"].shape == (6, _SIZE, _SIZE, 3)
+    return sorted({record for record in batch["failed"].tolist() if record >= 0})
+
+
+def _evaluate(source: Source) -> list[int]:
+    with eval_loader(
+        source, batch_size=len(source), image_size=_SIZE, num_threads=2, prefetch=1
+    ) as loader:
+        (batch,) = loader
+    return [record for record in batch["failed"].tolist() if record >= 0]

@@ -1,0 +1,267 @@
+"""Odd configs, names, templates, descriptions and lists, through the command line's own path."""
+
+import csv
+import io
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from absl import flags, logging
+
+from fuzz.mutations import ODD_VALUES, mutate_bytes, mutate_json
+from fuzz.worker import captured
+from must_jax import main
+from must_jax.errors import MAX_LENGTH
+from must_jax.experiment import build
+
+REFUSED, BUILT = "refused", "built"
+
+CLASSES = ("circle", "square", "star")
+_KINDS = (
+    "classes.txt",
+    "classes.tsv",
+    "classes.json",
+    "classes.yaml",
+    "templates.txt",
+    "templates.json",
+    "templates.yaml",
+    "descriptions.json",
+    "descriptions.yaml",
+    "train.csv",
+    "train.tsv",
+    "train.parquet",
+    "config.py",
+    "config.json",
+    "field",
+    "path",
+)
+# Texts that break what reads line by line, formats, escapes or nests.
+ODD_TEXTS: dict[str, bytes] = {
+    "nothing": b"",
+    "blank": b" \n\t\r\n \n",
+    "bom": b"\xef\xbb\xbfcircle\nsquare\nstar\n",
+    "utf16": "circle\nsquare\n".encode("utf-16"),
+    "latin1": "cercle\ncarr\xe9\n".encode("latin-1"),
+    "crlf": b"circle\r\nsquare\r\nstar\r\n",
+    "cr": b"circle\rsquare\rstar",
+    "nul": b"cir\0cle\nsquare\nstar\n",
+    "control": b"circle \x1b[2J\x07\nsquare\x08\nstar\x7f\n",
+    "right_to_left": "circle\u202e\nsquare\u200f\nstar\u2066\n".encode(),
+    "line_separator": "cir\u2028cle\nsqu\u0085are\n".encode(),
+    "surrogate": b"circle\n\xed\xa0\x80\nstar\n",
+    "long_line": b"x" * 10_000_000,
+    "many_lines": b"\n".join(b"name %d" % i for i in range(200_000)),
+    "twice": b"circle\ncircle\n",
+    "tabs": b"\t\t\ncircle\tround\t\nsquare",
+    "format": b"a {0.__class__.__mro__}\na {} {}\n{!r:>999999999}\n{:{}}\n",
+    "braces": b"{" * 100_000,
+    "percent": b"%s%n%999999999d {}\n",
+    "yaml_laughs": b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
+    "yaml_loop": b"&a [*a]",
+    "yaml_python": b"!!python/object/apply:os.system ['touch canary']",
+    "yaml_merge": b"a: &a {x: y}\nb: {<<: *a}\n",
+    "yaml_deep": b"[" * 50_000,
+    "yaml_keys": b"? [a, b]\n: c\n",
+    "yaml_documents": b"- a\n---\n- b\n",
+    "yaml_duplicates": b"a: b\na: c\n",
+    "yaml_tabs": b"a:\n\t- b\n",
+    "json_deep": b"[" * 200_000,
+    "json_deep_closed": b"[" * 2_000 + b"]" * 2_000,
+    "json_objects": b'{"a":' * 100_000,
+    "json_number": b"[" + b"9" * 100_000 + b"]",
+    "json_nan": b"[NaN, Infinity, -Infinity]",
+    "json_half": b'["\\ud800"]',
+    "json_nul": b'["a\\u0000b", "c"]',
+    "json_duplicates": b'{"circle": "a", "circle": "b", "square": "c", "star": "d"}',
+    "json_nested": b'{"circle": {"a": ["b"]}, "square": [["c"]], "star": [null, true, 1e999]}',
+    "csv_quote": b'path,label\n"unclosed,circle\n' + b"x" * 300_000,
+    "csv_columns": b"path," + b"a," * 100_000 + b"\n",
+    "csv_ragged": b"path,label\na.png\nb.png,circle,more\n",
+    "csv_nul": b"path,label\na\0.png,circle\n",
+    "csv_escape": b"path,label\n\x1b]0;title\x07.png,circle\n",
+    "csv_up": b"path,label\n../../../../etc/passwd,circle\n/dev/zero,circle\n",
+    "csv_url": b"path,label\nnosuch://host/a.png,circle\n",
+}
+_LITERALS = (
+    "nan", "inf", "-inf", "1e999", "-1", "0", "10" * 200, "9" * 5_000, "None", "True", "", "x",
+    "()", "(0.1,)", "[1", "{'a': 1}", "__import__('os').getpid()", "(" * 5_000, "\0", "\ud800",
+    "1e-320", "0x10", "2**99", "\x1b[31m", "é" * 1_000, "nul\0inside", "/dev/zero", "a" * 5_000,
+    "{000..999999999}", "{a,b}" * 40, "~", "~nobody/x", "[!", "*" * 50, "file://x", "http://",
+)  # fmt: skip
+_CONFIGS = (
+    "", "raise ValueError('a\\nb')", "1/0", "import nosuch", "def get_config(): return 3",
+    "def get_config(): return get_config()", "def get_config(: pass", "get_config = None",
+    "def get_config(): raise SystemExit(0)", "def get_config(): raise KeyboardInterrupt",
+    "def get_config(): raise Exception('\\x1b[31m' + 'x' * 100000)", "(" * 5_000, "\0",
+    "# -*- coding: nosuch -*-", "x = " + "-" * 50_000 + "1",
+    "from must_jax.config import default_config\ndef get_config():\n  c = default_config()\n"
+    "  c.seed = 10 ** 5000\n  return c",
+    "from must_jax.config import default_config\ndef get_config():\n  c = default_config()\n"
+    "  c.nosuch = 1\n  return c",
+    "import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n  c.a = c\n"
+    "  return c",
+    "def get_config():\n  return type('X', (), {'items': lambda s: 1/0})()",
+)  # fmt: skip
+
+
+class Texts:
+    """Cases of all kinds of files and flags in turn."""
+
+    def __init__(self, *, checkpoint: str):
+        """`checkpoint` is a whole converted checkpoint of 16-pixel images."""
+        self._checkpoint = checkpoint
+        self._arguments: list[str] = []
+
+    def prepare(self, index: int, rng: random.Random, folder: Path) -> str:
+        """Writes a whole set of files, with one of them odd."""
+        kind = _KINDS[index % len(_KINDS)]
+        files = _whole_files()
+        stems = {"classes": "classes.txt", "templates": "templates.txt", "train": "train.csv"}
+        flags_of: dict[str, str] = {}
+        what = ""
+        if kind == "config.json":
+            text, what = mutate_json(
+                {"seed": 1, "epochs": 2, "strong_view.crop_area": [0.3, 1]}, rng
+            )
+            files[kind] = text.encode("utf-8", "surrogatepass")
+            if rng.random() < 0.3:
+                files[kind], what = mutate_bytes(b'{"seed": 1, "epochs": 2}', rng)
+        elif kind == "config.py":
+            if rng.random() < 0.5:
+                files[kind] = rng.choice(_CONFIGS).encode()
+                what = repr(files[kind][:30])
+            else:
+                files[kind], what = mutate_bytes(files[kind], rng)
+        elif kind in ("field", "path"):
+            names = [name for name, _ in main.flat_fields(main.default_config())]
+            paths = [name for name in names if name.startswith(("dataset.", "checkpoint"))]
+            name = rng.choice(paths if kind == "path" else names)
+            flags_of[name] = rng.choice(_LITERALS)
+            what = f"{name}={flags_of[name][:40]!r}"
+        else:
+            files[kind], what = _odd(kind, files[kind], rng)
+            stems[kind.partition(".")[0]] = kind
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        named = {
+            "checkpoint": self._checkpoint,
+            "image_size": "16",
+            "mask_patch_size": "8",
+            "dataset.train": str(folder / stems["train"]),
+            "dataset.class_names": str(folder / stems["classes"]),
+            "dataset.templates": str(folder / stems["templates"]),
+        }
+        if "descriptions" in stems:
+            named["dataset.descriptions"] = str(folder / stems["descriptions"])
+        self._from_workdir = kind == "config.json"
+        self._arguments = [
+            "must_jax",
+            f"--config={folder / 'config.py'}",
+            f"--workdir={folder / 'run'}",
+            *(f"--config.{name}={value}" for name, value in (named | flags_of).items()),
+        ]
+        return f"{kind}: {what}"
+
+    def run(self, folder: Path) -> tuple[str, str]:
+        """Parses the flags, builds what the config names and opens its images."""
+        status, output, errors = captured(_run, self._arguments, folder, self._from_workdir)
+        if (folder / "canary").exists() or Path("canary").exists():
+            return "code run", errors
+        if status == 0:
+            return (BUILT, "") if not output + errors else ("noise", f"{output}{errors}")
+        if status != 2:
+            return "status", f"{status} {errors}"
+        if output or errors.count("\n") != 1 or not errors.startswith("error: "):
+            return "not one line", f"{output!r:.200} {errors!r:.400}"
+        if not errors[:-1].isprintable() or len(errors) > MAX_LENGTH + 20:
+            return "unprintable or long", f"{len(errors)} letters: {errors:.200}"
+        shutil.rmtree(folder)
+        return REFUSED, errors.strip()
+
+
+def _run(arguments: list[str], folder: Path, from_workdir: bool) -> int:
+    """What `must_jax.main` does with these flags before it opens devices; its exit code."""
+
+    def run(argv: list[str]) -> None:
+        if from_workdir:
+            config = main.read_config(str(folder / "config.json"))
+        else:
+            config = flags.FLAGS["config"].value
+        experiment = build(config)
+        source = experiment._open(config.dataset.train, labels="auto")
+        len(source)
+
+    flags.FLAGS.unparse_flags()
+    for name in list(flags.FLAGS):
+        # A field of the config before, which absl would go on to know.
+        if name.startswith("config."):
+            delattr(flags.FLAGS, name)
+        elif flags.FLAGS[name].present:
+            flags.FLAGS[name].unparse()
+    flags.FLAGS["config"].unparse()
+    old, sys.argv = sys.argv, arguments
+    try:
+        main._reporting(main.parse_flags)(arguments)
+        logging.set_verbosity(logging.WARNING)
+        main._reporting(run)(arguments)
+    except SystemExit as error:
+        return int(error.code or 0) if isinstance(error.code, int | None) else 1
+    finally:
+        sys.argv = old
+    return 0
+
+
+def _whole_files() -> dict[str, bytes]:
+    named = {f"n{i}": name for i, name in enumerate(CLASSES)}
+    sentences: dict[str, Any] = {name: [f"a {name} is a shape."] for name in CLASSES}
+    templates = ["a {}.", "the {}."]
+    paths = [[f"{i}.png", CLASSES[i % 3]] for i in range(6)]
+    tables = {}
+    for suffix, separator in (("csv", ","), ("tsv", "\t")):
+        text = io.StringIO()
+        csv.writer(text, delimiter=separator).writerows([["path", "label"], *paths])
+        tables[f"train.{suffix}"] = text.getvalue().encode()
+    file = io.BytesIO()
+    columns = {"path": [path for path, _ in paths], "label": [label for _, label in paths]}
+    pq.write_table(pa.table(columns), file)
+    yaml_list = "".join(f"- {json.dumps(text)}\n" for text in templates)
+    yaml_named = "".join(f"{key}: {value}\n" for key, value in named.items())
+    return tables | {
+        "train.parquet": file.getvalue(),
+        "classes.txt": "\n".join(CLASSES).encode(),
+        "classes.tsv": "".join(f"{k}\t{v}\n" for k, v in named.items()).encode(),
+        "classes.json": json.dumps(named).encode(),
+        "classes.yaml": yaml_named.encode(),
+        "templates.txt": "\n".join(templates).encode(),
+        "templates.json": json.dumps(templates).encode(),
+        "templates.yaml": yaml_list.encode(),
+        "descriptions.json": json.dumps(sentences).encode(),
+        "descriptions.yaml": json.dumps(sentences, indent=1).encode(),
+        "config.py": b"from must_jax.config import default_config\n\n\ndef get_config():\n"
+        b"    config = default_config()\n    config.epochs = 2\n    return config\n",
+    }
+
+
+def _odd(kind: str, data: bytes, rng: random.Random) -> tuple[bytes, str]:
+    choice = rng.random()
+    if choice < 0.4:
+        name = rng.choice(sorted(ODD_TEXTS))
+        return ODD_TEXTS[name], name
+    if choice < 0.6 and kind.endswith(".json"):
+        text, what = mutate_json(json.loads(data), rng)
+        return text.encode("utf-8", "surrogatepass"), what
+    if choice < 0.7 and kind.endswith(".parquet"):
+        value = rng.choice([v for v in ODD_VALUES if isinstance(v, int | float | bool | None)])
+        file = io.BytesIO()
+        column = pa.array([float(value)] * 3) if value is not None else pa.nulls(3)
+        pq.write_table(pa.table({rng.choice(("path", "label", "")): column}), file)
+        return file.getvalue(), "other columns"
+    if choice < 0.7:
+        odd = rng.choice([v for v in ODD_VALUES if isinstance(v, str)])
+        return data.replace(b"circle", odd.encode("utf-8", "surrogatepass")), f"name {odd[:20]!r}"
+    return mutate_bytes(data, rng)
