@@ -26,6 +26,11 @@ def rows_of(element):
     return [[text_of(cell) for cell in row] for row in element.findall(".//tbody/tr")]
 
 
+def heads_of(element):
+    """The heads of the table below an element."""
+    return [text_of(cell) for cell in element.findall(".//thead/tr/th")]
+
+
 def check_fetches_nothing(html):
     assert not re.search(r"https?:|//|@import|url\(|javascript:|expression\(", html)
     for element in parse(html).iter():

@@ -7,7 +7,15 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
-from pages import check_fetches_nothing, check_printable, parse, rows_of, section_of, text_of
+from pages import (
+    check_fetches_nothing,
+    check_printable,
+    heads_of,
+    parse,
+    rows_of,
+    section_of,
+    text_of,
+)
 from PIL import Image
 
 from must_jax.data.views import evaluation_view
@@ -103,14 +111,15 @@ def test_labelled_runs_have_each_part_and_their_numbers(labelled):
     tree = tree_of(workdir)
     tiles = text_of(tree.find(".//*[@class='tiles']"))
     before, after = (100 * result[f"{name}_top1"] for name in ("zeroshot", "teacher"))
-    assert f"{before:.1f} % → {after:.1f} %" in tiles
-    last, chosen, best = rows_of(section_of(tree, "Checkpoints"))
-    assert last[-1] == f"{after:.1f} %"
-    assert last[2] == str(result["steps"])
-    assert chosen[2] == str(result["chosen_without_labels"]["step"])
-    assert chosen[3] == f"{result['chosen_without_labels']['consensus']:.3f}"
-    assert best[2] == str(result["best_by_labels"]["step"])
-    assert best[-1] == f"{100 * result['best_by_labels']['teacher_top1']:.1f} %"
+    assert f"{after:.1f} %accuracy by labels, from {before:.1f} %" in tiles
+    table = {name: values for name, *values in rows_of(section_of(tree, "Checkpoints"))}
+    chosen, best = result["chosen_without_labels"], result["best_by_labels"]
+    assert table["step"] == [str(step) for step in (result["steps"], chosen["step"], best["step"])]
+    assert table["teacher's accuracy"] == [
+        f"{100 * value:.1f} %"
+        for value in (result["teacher_top1"], chosen["teacher_top1"], best["teacher_top1"])
+    ]
+    assert table["consensus"][1] == f"{chosen['consensus']:.3f}"
     run = text_of(section_of(tree, "Run"))
     assert result["student_digest"] in run
     assert result["teacher_digest"] in run
@@ -122,7 +131,7 @@ def test_pairs_and_changes_are_an_independent_count(labelled, inputs):
     tree = tree_of(workdir)
     by_labels, moved, differing = (
         sorted(rows_of(part))
-        for part in section_of(tree, "Pairs of classes").findall("./div[@class='columns']/div")
+        for part in section_of(tree, "Pairs of classes").findall("./div[@class='plots']/div")
     )
     labels, zeroshot, _, teacher = classes(fields, workdir, inputs / "test")
     assert by_labels == counted(labels, teacher)
@@ -173,8 +182,7 @@ def test_unlabelled_runs_tell_as_much_and_nothing_of_labels(unlabelled):
     shown = text_of(tree)
     assert "By the test labels" not in shown
     assert "Accuracy by the test labels" not in shown
-    rows = rows_of(section_of(tree, "Checkpoints"))
-    assert [row[0] for row in rows] == ["last", "chosen without labels"]
+    assert heads_of(section_of(tree, "Checkpoints")) == ["", "last", "chosen without labels"]
     skipped = text_of(section_of(tree, "Skipped"))
     assert result["failed_images"] == 1
     assert "1 of 37 training images (2.7 %) did not decode" in skipped

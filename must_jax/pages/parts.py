@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from must_jax.errors import one_line
 
 
+_UNBROKEN = 9  # characters of a cell that stay on one line, such as 100.0 %
+
+
 def escaped(text: object) -> str:
     """`text` as it may stand between tags and in an attribute, without control characters."""
     return html.escape(one_line(str(text)), quote=True)
@@ -41,12 +44,17 @@ def table(
     """A table whose first column heads its rows; `marked` are rows to stress."""
     lines = []
     for place, (first, *rest) in enumerate(rows):
-        cells = "".join(f"<td>{escaped(cell)}</td>" for cell in rest)
+        cells = "".join(_cell(cell) for cell in rest)
         opening = '<tr class="mark">' if place in marked else "<tr>"
         lines.append(f'{opening}<th scope="row">{escaped(first)}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in head)
     top = f"<thead><tr>{heads}</tr></thead>" if head else ""
     return f'<div class="scroll"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _cell(content: object) -> str:
+    opening = "<td>" if len(str(content)) > _UNBROKEN else '<td class="short">'
+    return f"{opening}{escaped(content)}</td>"
 
 
 def histogram(

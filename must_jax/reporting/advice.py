@@ -123,8 +123,8 @@ def _of_images(report: Report) -> Iterator[str]:
         )
     if report.failed.count:
         yield (
-            f"{report.failed.count:,} training images ({percent(report.failed.fraction)}) do not "
-            "decode and were replaced by others: mend or remove them; they are named below."
+            f"Of the training images, {report.failed.count:,} ({percent(report.failed.fraction)}) "
+            "did not decode, and others took their place: mend or remove them; they are named below."
         )
 
 

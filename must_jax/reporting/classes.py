@@ -174,7 +174,7 @@ def pairs(report: Report) -> str:
             "and training mended, or a class that is being absorbed: look at some of them. Classes "
             "that teacher and student don't agree on are the ones still in doubt."
         ),
-        f'<div class="columns">{"".join(f"<div>{h}{t}</div>" for h, t in _by_two(shown))}</div>',
+        f'<div class="plots">{"".join(f"<div>{h}{t}</div>" for h, t in _by_two(shown))}</div>',
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from must_jax.inspection.cards import PIXELS_SHOWN, sheet
 from must_jax.pages import parts
@@ -20,7 +20,7 @@ def tiles(report: Report) -> str:
     if report.test is not None:
         before, after = (result[f"{tree}_{metric}"] for tree in ("zeroshot", "teacher"))
         shown += [
-            parts.tile(f"{percent(before)} → {percent(after)}", f"{IN_WORDS[metric]}, by labels"),
+            parts.tile(percent(after), f"{IN_WORDS[metric]} by labels, from {percent(before)}"),
         ]
     if last is not None:
         quality = last.quality
@@ -66,24 +66,20 @@ def checkpoints(report: Report) -> str:
         shown.append(("chosen without labels", report.evaluations[report.chosen]))
     best = report.result["best_by_labels"]
     if best:
-        found = [each for each in report.evaluations if each.step == best["step"]]
-        shown += [("best by the test labels (chosen with labels)", each) for each in found]
+        found = [each for each in report.evaluations if each.step == best.get("step")]
+        shown += [("best by labels (chosen with them)", each) for each in found]
 
-    def row(name: str, each: Evaluation) -> list[str]:
-        quality = each.quality
-        return [
-            name,
-            f"{each.epoch:,}",
-            f"{each.step:,}",
-            f"{quality.consensus:.3f}",
-            percent(quality.teacher_zeroshot),
-            percent(quality.stability),
-            percent(quality.teacher.confident_fraction),
-            ", ".join(each.alarms) or "none",
-            *([percent(each.accuracy)] if labelled else []),
-        ]
-
-    head = ["checkpoint", "epoch", "step", "consensus", "as zero-shot", "stable", "confident"]
+    rows: dict[str, Callable[[Evaluation], str]] = {
+        "epoch": lambda each: f"{each.epoch:,}",
+        "step": lambda each: f"{each.step:,}",
+        "consensus": lambda each: f"{each.quality.consensus:.3f}",
+        "agrees with zero-shot": lambda each: percent(each.quality.teacher_zeroshot),
+        "stable": lambda each: percent(each.quality.stability),
+        "confident": lambda each: percent(each.quality.teacher.confident_fraction),
+        "alarms": lambda each: ", ".join(each.alarms) or "none",
+    }
+    if labelled:
+        rows[f"teacher's {IN_WORDS[metric]}"] = lambda each: percent(each.accuracy)
     return section(
         "Checkpoints",
         paragraph(
@@ -95,8 +91,8 @@ def checkpoints(report: Report) -> str:
             "those without an alarm."
         ),
         parts.table(
-            [*head, "alarms", *([f"teacher's {IN_WORDS[metric]}"] if labelled else [])],
-            [row(name, each) for name, each in shown],
+            ["", *(name for name, _ in shown)],
+            [[what, *(value(each) for _, each in shown)] for what, value in rows.items()],
         ),
     )
 
@@ -120,7 +116,7 @@ def images(report: Report) -> str:
             f"As the model sees them, with what the teacher says. Of "
             f"{len(report.trained.records):,} training images, spread evenly. Least certain images "
             "that show something else than your classes call for a class of their own, or for "
-            "being left out; most certain ones that are wrong are what training made worse."
+            "being left out; most certain ones that are wrong want other names for their classes."
         ),
         *shown,
     )
