@@ -2,10 +2,12 @@
 
 import math
 
+import hypothesis
 import inspection_reports
 import numpy as np
 import pytest
 import run_reports as made
+from hypothesis import strategies as st
 from pages import (
     check_fetches_nothing,
     check_printable,
@@ -218,6 +220,17 @@ def test_names_of_files_and_classes_cannot_add_to_the_page():
     assert [element.tag for element in tree.iter()] == [element.tag for element in harmless.iter()]
     shown = text_of(tree.find("body"))
     assert shown.count("<script>alert(1)</script>&amp;<img src=x>\\x1b[31m\\x00\\n\\u202e") > 20
+
+
+@hypothesis.given(st.text(st.characters(codec=None), min_size=1, max_size=30))
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
+def test_no_name_adds_a_tag_or_an_attribute(name):
+    def shape(html):
+        return [(element.tag, sorted(element.attrib)) for element in parse(html).iter()]
+
+    html = render(hostile(name))
+    assert shape(html) == shape(render(hostile("harmless")))
+    assert not set("\x1b\x07\u202e\u2066\u200f\u2028") & set(html)
 
 
 def test_the_page_fetches_and_runs_nothing():

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from must_jax.errors import one_line
 
-
 _UNBROKEN = 9  # characters of a cell that stay on one line, such as 100.0 %
 
 
@@ -53,8 +52,8 @@ def table(
 
 
 def _cell(content: object) -> str:
-    opening = "<td>" if len(str(content)) > _UNBROKEN else '<td class="short">'
-    return f"{opening}{escaped(content)}</td>"
+    kind = "short" if len(str(content)) <= _UNBROKEN else "long"
+    return f'<td class="{kind}">{escaped(content)}</td>'
 
 
 def histogram(

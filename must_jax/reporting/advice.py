@@ -124,7 +124,7 @@ def _of_images(report: Report) -> Iterator[str]:
     if report.failed.count:
         yield (
             f"Of the training images, {report.failed.count:,} ({percent(report.failed.fraction)}) "
-            "did not decode, and others took their place: mend or remove them; they are named below."
+            "did not decode, and others took their place: mend or remove those named below."
         )
 
 
