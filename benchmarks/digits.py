@@ -13,6 +13,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 VARIANTS = {
@@ -23,13 +24,22 @@ VARIANTS = {
 }
 
 
-def run(variant: str, *, seed: int, workdir: pathlib.Path, flags: list[str]) -> dict[str, float]:
+def prepare_clip(workdir: pathlib.Path) -> None:
+    """Converts the digits' CLIP into `workdir`, if it isn't there."""
+    if not (workdir / "clip").exists():
+        command = [ROOT / "tools/convert_clip_weights.py", ROOT / "assets/digits_clip"]
+        subprocess.run(
+            [sys.executable, *map(str, command), workdir / "clip"], check=True, stdout=sys.stderr
+        )
+
+
+def run(name: str, *, seed: int, workdir: pathlib.Path, flags: list[str]) -> dict[str, Any]:
     """The result.json of one run, which is made if it isn't there."""
     data = workdir / f"data{seed}"
     if not data.exists():
         command = [ROOT / "tools/prepare_digits.py", data, "--seed", seed]
         subprocess.run([sys.executable, *map(str, command)], check=True, stdout=sys.stderr)
-    folder = workdir / f"{variant.replace(' ', '_')}-{seed}"
+    folder = workdir / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
     if not (folder / "result.json").exists():
         command = [
             f"--config={ROOT}/configs/digits.py",
@@ -40,7 +50,6 @@ def run(variant: str, *, seed: int, workdir: pathlib.Path, flags: list[str]) -> 
             f"--config.dataset.test={data}/test",
             f"--config.dataset.class_names={data}/classes.txt",
             f"--config.dataset.templates={data}/templates.txt",
-            *VARIANTS[variant],
             *flags,
         ]
         subprocess.run(
@@ -70,14 +79,13 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     args, flags = parser.parse_known_args()
     workdir = args.workdir.absolute()
-    if not (workdir / "clip").exists():
-        command = [ROOT / "tools/convert_clip_weights.py", ROOT / "assets/digits_clip"]
-        subprocess.run([sys.executable, *map(str, command), workdir / "clip"], check=True)
+    prepare_clip(workdir)
     print("| run | zero-shot | student | teacher | gain |\n|---|---|---|---|---|")
     for variant in args.variants:
         results = []
         for seed in args.seeds:
-            results.append(run(variant, seed=seed, workdir=workdir, flags=flags))
+            variant_flags = [*VARIANTS[variant], *flags]
+            results.append(run(variant, seed=seed, workdir=workdir, flags=variant_flags))
             if variant == args.variants[0]:
                 print(row(f"{variant}, seed {seed}", results[-1:]), flush=True)
         print(row(f"{variant}, mean of {len(results)} seeds", results), flush=True)

@@ -19,6 +19,7 @@ from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
 from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
+from must_jax.reporting.runner import report_again
 from must_jax.resume import CONFIG_FILE, LAST
 from must_jax.score import score, score_zero_shot
 from must_jax.train import train
@@ -30,10 +31,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "zeroshot", "inspect", "predict", "replay"],
+    ["train", "eval", "zeroshot", "inspect", "predict", "report", "replay"],
     "Train; score a workdir's checkpoint; score zero-shot CLIP, for which --workdir is optional; "
-    "show in a page what the run will see and do; predict images into a file; repeat the step that "
-    "is not finite, at which a run ended.",
+    "show in a page what the run will see and do; predict images into a file; make the report of "
+    "a finished run again; repeat the step that is not finite, at which a run ended.",
 )
 _STEP = flags.DEFINE_string(
     "step",
@@ -127,6 +128,7 @@ def main(argv: Sequence[str]) -> None:
         "eval": functools.partial(score, which=_STEP.value or LAST),
         "zeroshot": score_zero_shot,
         "inspect": inspect_run,
+        "report": report_again,
         "replay": replay,
     }
     modes[_MODE.value](config, workdir)

@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from must_jax import distributed, profiling, sharding
 from must_jax.checkpoint import Checkpoints, digest
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
 from must_jax.data.loader import Batch
-from must_jax.errors import StoppedError
+from must_jax.errors import StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.failed_images import FailedImages
@@ -22,9 +23,11 @@ from must_jax.flops import plain_flops
 from must_jax.judge import Judge
 from must_jax.metrics import MetricWriter, write_json
 from must_jax.nonfinite import NonFiniteSteps
+from must_jax.predictor import Predictor
 from must_jax.preemption import Preemption
 from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
+from must_jax.reporting.runner import FinishedRun, write_report
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
 from must_jax.scores import IN_WORDS, NOTED, Scores, fields
@@ -38,7 +41,8 @@ STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | None = None) -> Result:
     """Trains from where `workdir` stands to the last epoch, and reports.
 
-    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/ and result.json under `workdir`.
+    Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, result.json and report.html
+    under `workdir`.
 
     Args:
       config: the run's.
@@ -102,8 +106,12 @@ class _Run:
         )
         self._begun = started - self.notes.seconds
         self._scores: Scores | None = None
-        probe = Probe(experiment, self._mesh, self._source, num_images=config.probe_images)
-        self._judge = Judge(probe, self.notes, threshold=config.confidence_threshold)
+        self._predictor = Predictor(experiment, self._mesh)
+        self._probe = Probe(self._predictor, self._source, num_images=config.probe_images)
+        self._judge = Judge(self._probe, self.notes, threshold=config.confidence_threshold)
+        # Copied, for the first step may reuse its memory; of a resumed run it is made anew.
+        first = self.state.params["classifier"]
+        self._classifier = None if self.step else np.array(distributed.whole(first))
         self._score_zero_shot()
 
     def _score_zero_shot(self) -> None:
@@ -304,6 +312,7 @@ class _Run:
             "teacher_digest": digest(self.state.teacher_params),
         }
         write_json(os.path.join(self._workdir, "result.json"), result)
+        self._write_report(result)
         told = "trained, without labelled images to test on,"
         if self._evaluator.source:
             names = ("zeroshot", "student", "teacher")
@@ -321,6 +330,27 @@ class _Run:
             f"and checkpoints are in {self._workdir}"
         )
         return result
+
+    def _write_report(self, result: Result) -> None:
+        """Writes the page; the run has ended well without it."""
+        run = FinishedRun(
+            experiment=self._experiment,
+            workdir=self._workdir,
+            mesh=self._mesh,
+            train=self._source,
+            test=self._evaluator.source,
+            predictor=self._predictor,
+            probe=self._probe,
+            student=self.state.params,
+            teacher=self.state.teacher_params,
+            classifier=self._classifier,
+            notes=self.notes,
+            result=result,
+        )
+        try:
+            write_report(run, between_batches=self._preemption.check)
+        except UserError as error:
+            say(f"no report was made: {error}; --mode=report makes it when that is mended")
 
 
 def _told(mesh: jax.sharding.Mesh) -> str:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.resources
-
-from must_jax.inspection import parts, sections
-from must_jax.inspection.parts import escaped, paragraph, section
+from must_jax.inspection import sections
+from must_jax.inspection.cards import sheet
 from must_jax.inspection.report import Report
-from must_jax.inspection.sheet import Card, Guess
 from must_jax.inspection.warnings import warnings
+from must_jax.pages import parts
+from must_jax.pages.document import document
+from must_jax.pages.parts import escaped, paragraph, section
 from must_jax.progress import percent
-
-_PIXELS_SHOWN = 64  # views up to this side are shown with sharp pixels
-# A browser refuses whatever slips past the escaping: scripts, frames, anything from elsewhere.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def render(report: Report) -> str:
     """The page as HTML that is well-formed XML too."""
     title = f"Inspection of {report.workdir}"
-    style = importlib.resources.files("must_jax").joinpath("assets/inspect/style.css").read_text()
     body = "".join(
         [
             f"<header><h1>{escaped(title)}</h1>",
@@ -39,13 +34,7 @@ def render(report: Report) -> str:
             "</div></div></main>",
         ]
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f'<meta http-equiv="Content-Security-Policy" content="{escaped(_POLICY)}"/>'
-        f"<title>{escaped(title)}</title><style>\n{style}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    return document(title, body)
 
 
 def _tiles(report: Report) -> str:
@@ -81,8 +70,6 @@ def _sheet(report: Report) -> str:
         )
     else:
         told = f"Teacher and reconstructions are of the checkpoint at step {step:,}."
-    cards = "".join(_card(card, report) for card in report.cards)
-    small = " pixels" if report.facts.image_size <= _PIXELS_SHOWN else ""
     return section(
         "What the model sees",
         paragraph(
@@ -90,33 +77,10 @@ def _sheet(report: Report) -> str:
             "the strong view with its masked patches is the student's, which has to fill them in. "
             + told
         ),
-        f'<div class="sheet{small}">{cards}</div>',
-    )
-
-
-def _card(card: Card, report: Report) -> str:
-    class_names, name = report.class_names, card.name.removeprefix(f"{report.source}/")
-
-    def told(who: str, guess: Guess) -> str:
-        return f"{who}: {class_names[guess.predicted]}, {guess.confidence:.0%}"
-
-    lines = [told("zero-shot", card.zero_shot)]
-    if card.teacher is not None:
-        lines.append(told("teacher", card.teacher))
-    if card.label is not None:
-        lines.append(f"label: {class_names[card.label]}")
-    pictures = {
-        "weak": ("weak view", card.weak),
-        "strong": ("strong view", card.strong),
-        "masked": ("strong view with masked patches in a grey pattern", card.masked),
-        "filled in": ("strong view with masked patches filled in by the model", card.reconstructed),
-    }
-    views = "".join(
-        f'<div><img src="{address}" alt="{escaped(f"{what} of {name}")}"/>{short}</div>'
-        for short, (what, address) in pictures.items()
-    )
-    told_lines = "".join(f"<br/>{escaped(line)}" for line in lines)
-    return (
-        f'<figure class="card"><div class="views">{views}</div>'
-        f"<figcaption><code>{escaped(name)}</code>{told_lines}</figcaption></figure>"
+        sheet(
+            report.cards,
+            source=report.source,
+            class_names=report.class_names,
+            image_size=report.facts.image_size,
+        ),
     )

@@ -20,6 +20,7 @@ from must_jax.inspection import sheet
 from must_jax.inspection.sheet import Card, Guess
 from must_jax.inspection.statistics import Predictions
 from must_jax.models import VisionTransformer, encode
+from must_jax.pages.pictures import data_address
 from must_jax.state import Params
 from must_jax.train_step import Batch, Method, masked_patches
 
@@ -87,12 +88,7 @@ class Predictor:
     def predictions(
         self, params: Params, batches: Iterator[HostBatch], *, num_classes: int
     ) -> tuple[Predictions, HostBatch]:
-        """Predictions of all images, and the images that the sheet shows.
-
-        The latter are some more than `SHEET_IMAGES` where the devices don't divide that.
-        """
-        devices = sharding.num_row_shards(self._mesh)
-        num_kept = -(-SHEET_IMAGES // devices) * devices
+        """Predictions of all images, and the images that the sheet shows."""
         found: list[HostBatch] = []
         kept: list[HostBatch] = []
         for batch in batches:
@@ -100,7 +96,7 @@ class Predictor:
             predicted, confidence = jax.device_get(self._guess(params, views["image_weak"]))
             one = {"predicted": predicted, "confidence": confidence}
             found.append(one | ({"label": batch["label"]} if "label" in batch else {}))
-            if sum(len(each["record"]) for each in kept) < num_kept:
+            if sum(len(each["record"]) for each in kept) < SHEET_IMAGES:
                 kept.append({**batch, **one})
         joined = _join(found)
         predictions = Predictions(
@@ -109,27 +105,27 @@ class Predictor:
             labels=joined.get("label"),
             num_classes=num_classes,
         )
-        return predictions, {name: values[:num_kept] for name, values in _join(kept).items()}
+        return predictions, {name: values[:SHEET_IMAGES] for name, values in _join(kept).items()}
 
     def cards(
         self, images: HostBatch, source: Source, *, student: Params, teacher: Params | None
     ) -> tuple[Card, ...]:
-        """The contact sheet of what `predictions` gave out.
+        """The contact sheet. All processes must call it, with the same images.
 
         Args:
-          images: a batch with its zero-shot predictions.
+          images: a batch, such as `predictions` gave out with its zero-shot predictions.
           source: to name them.
           student: whose reconstructions are shown.
           teacher: whose predictions are shown, or None.
         """
-        views = sharding.to_mesh({name: images[name] for name in _VIEWS}, self._mesh)
+        views = sharding.replicate({name: images[name] for name in _VIEWS}, self._mesh)
         filled = jax.device_get(self._fill_in(student, views))
         guesses = None
         if teacher is not None:
             guesses = jax.device_get(self._guess(teacher, views["image_weak"]))
         patch_size = self._spec.vision.patch_size
         cards = []
-        for place, record in enumerate(images["record"][:SHEET_IMAGES]):
+        for place, record in enumerate(images["record"]):
             strong, mask = images["image_strong"][place], images["patch_mask"][place]
             rebuilt = sheet.reconstructed_picture(
                 strong,
@@ -145,12 +141,14 @@ class Predictor:
                 Card(
                     name=source.name_of(int(record)),
                     label=None if label < 0 else label,
-                    zero_shot=_guess_at(place, images["predicted"], images["confidence"]),
+                    zero_shot=_guess_at(place, images["predicted"], images["confidence"])
+                    if "predicted" in images
+                    else None,
                     teacher=None if guesses is None else _guess_at(place, *guesses),
-                    weak=sheet.data_address(images["image_weak"][place]),
-                    strong=sheet.data_address(strong),
-                    masked=sheet.data_address(masked),
-                    reconstructed=sheet.data_address(rebuilt),
+                    weak=data_address(images["image_weak"][place]),
+                    strong=data_address(strong),
+                    masked=data_address(masked),
+                    reconstructed=data_address(rebuilt),
                 )
             )
         return tuple(cards)

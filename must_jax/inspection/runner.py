@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import time
 
@@ -20,6 +19,7 @@ from must_jax.inspection.facts import RunFacts, start_weight
 from must_jax.inspection.report import Report
 from must_jax.inspection.warnings import warnings
 from must_jax.metrics import write_json
+from must_jax.pages.document import write_page
 from must_jax.progress import percent, say
 from must_jax.resume import read_state
 from must_jax.state import TrainState
@@ -164,10 +164,7 @@ def _write(workdir: str, report: Report) -> None:
     """Writes both files, each whole or not at all."""
     folder = pathlib.Path(workdir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{PAGE}.tmp"
-        temporary.write_text(page.render(report), encoding="utf-8")
-        os.replace(temporary, folder / PAGE)
+        write_page(folder / PAGE, page.render(report))
         write_json(folder / NUMBERS, {"warnings": warnings(report)} | report.numbers())
     except OSError as error:
         raise UserError(f"{workdir} cannot be written ({error.strerror})") from error

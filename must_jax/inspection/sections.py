@@ -6,10 +6,8 @@ import math
 
 import numpy as np
 
-from must_jax.inspection import parts
 from must_jax.inspection.facts import RunFacts
 from must_jax.inspection.names import NearNames
-from must_jax.inspection.parts import paragraph, section
 from must_jax.inspection.report import Report
 from must_jax.inspection.statistics import (
     THRESHOLDS,
@@ -17,6 +15,8 @@ from must_jax.inspection.statistics import (
     never_predicted,
     over_predicted,
 )
+from must_jax.pages import parts
+from must_jax.pages.parts import paragraph, section
 from must_jax.progress import percent
 
 _BINS = 20

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 
 import numpy as np
-from PIL import Image
 
-_LARGEST = 224  # pixels a side; larger views are shown smaller
-_LOSSLESS = 64  # up to this side, where JPEG would show more of itself than of the picture
 _PATTERN = (96, 160)  # grey levels of what is masked
 
 
@@ -29,14 +24,14 @@ class Card:
     Attributes:
         name: As the source calls it.
         label: The true one, or None.
-        zero_shot: What zero-shot CLIP takes the weak view for.
+        zero_shot: What zero-shot CLIP takes the weak view for; None where nobody asked it.
         teacher: What the checkpoint's teacher takes it for; None without a checkpoint.
         weak, strong, masked, reconstructed: The pictures, as `data:` addresses.
     """
 
     name: str
     label: int | None
-    zero_shot: Guess
+    zero_shot: Guess | None
     teacher: Guess | None
     weak: str
     strong: str
@@ -89,15 +84,3 @@ def reconstructed_picture(
     pixels = unpatchify(patches, patch_size=patch_size) * std + mean
     filled = np.clip(np.round(255 * pixels), 0, 255)
     return np.where(pixel_mask(patch_mask, patch_size=patch_size), filled, image).astype(np.uint8)
-
-
-def data_address(pixels: np.ndarray) -> str:
-    """A picture (R, R, 3) as a `data:` address: PNG where it is small, else JPEG."""
-    image = Image.fromarray(pixels)
-    if max(image.size) > _LARGEST:
-        image.thumbnail((_LARGEST, _LARGEST))
-    small = max(image.size) <= _LOSSLESS
-    file = io.BytesIO()
-    image.save(file, "PNG" if small else "JPEG", optimize=True, quality=85)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

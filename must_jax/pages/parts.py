@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from must_jax.errors import one_line
 
+_UNBROKEN = 9  # characters of a cell that stay on one line, such as 100.0 %
+
 
 def escaped(text: object) -> str:
     """`text` as it may stand between tags and in an attribute, without control characters."""
@@ -41,7 +43,7 @@ def table(
     """A table whose first column heads its rows; `marked` are rows to stress."""
     lines = []
     for place, (first, *rest) in enumerate(rows):
-        cells = "".join(f"<td>{escaped(cell)}</td>" for cell in rest)
+        cells = "".join(_cell(cell) for cell in rest)
         opening = '<tr class="mark">' if place in marked else "<tr>"
         lines.append(f'{opening}<th scope="row">{escaped(first)}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in head)
@@ -49,7 +51,19 @@ def table(
     return f'<div class="scroll"><table>{top}<tbody>{"".join(lines)}</tbody></table></div>'
 
 
-def histogram(counts: Sequence[int], *, axis: Sequence[str], on: Sequence[bool], told: str) -> str:
+def _cell(content: object) -> str:
+    kind = "short" if len(str(content)) <= _UNBROKEN else "long"
+    return f'<td class="{kind}">{escaped(content)}</td>'
+
+
+def histogram(
+    counts: Sequence[float],
+    *,
+    axis: Sequence[str],
+    on: Sequence[bool],
+    told: str,
+    mark: float | None = None,
+) -> str:
     """Columns of counts.
 
     Args:
@@ -57,17 +71,19 @@ def histogram(counts: Sequence[int], *, axis: Sequence[str], on: Sequence[bool],
         axis: Labels to spread below, from the left edge to the right one.
         on: Which columns are stressed.
         told: What the picture shows, for those who do not see it.
+        mark: Height of a line across all columns.
     """
-    highest = max(*counts, 1)
+    highest = max(*counts, mark or 0, 1)
     columns = "".join(
         f'<span class="{"on" if lit else "off"}" '
         f'style="height:{100 * count / highest:.1f}%"></span>'
         for count, lit in zip(counts, on, strict=True)
     )
     labels = "".join(f"<span>{escaped(label)}</span>" for label in axis)
+    line = "" if mark is None else f'<u style="bottom:{100 * mark / highest:.1f}%"></u>'
     return (
         f'<div class="chart" role="img" aria-label="{escaped(told)}">'
-        f'<div class="bins">{columns}</div><div class="axis">{labels}</div></div>'
+        f'<div class="bins">{columns}{line}</div><div class="axis">{labels}</div></div>'
     )
 
 
@@ -82,3 +98,8 @@ def bars(rows: Sequence[tuple[str, float, str]], *, mark: float) -> str:
         for name, value, text in rows
     )
     return f'<div class="bars">{lines}</div>'
+
+
+def folded(title: str, *parts: str) -> str:
+    """Something to open."""
+    return f"<details><summary>{escaped(title)}</summary>{''.join(parts)}</details>"

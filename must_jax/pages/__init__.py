@@ -1,0 +1,1 @@
+"""What HTML pages that people look at are made of."""
