@@ -28,13 +28,13 @@ from must_jax.preemption import Preemption
 from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
 from must_jax.reporting.runner import FinishedRun, write_report
+from must_jax.results import Result, better, result_of, sentence
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
-from must_jax.scores import IN_WORDS, NOTED, Scores, fields
+from must_jax.scores import IN_WORDS, Scores, fields
 from must_jax.state import Params
 from must_jax.telemetry import Telemetry
 
-Result = dict[str, Any]
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
 
@@ -269,7 +269,7 @@ class _Run:
         self._scores = scores
         self._progress.evaluated(self.step, scores, quality)
         reached = evaluation | fields({"teacher": scores["teacher"]})
-        self.notes.best_by_labels = _better(
+        self.notes.best_by_labels = better(
             self.notes.best_by_labels, reached, self._config.eval_metric
         )
         self.notes.evaluated_step = self.step
@@ -292,43 +292,24 @@ class _Run:
         return chosen["step"] if chosen else None
 
     def _report(self) -> Result:
-        notes, metric = self.notes, self._config.eval_metric
-        scores = self._scores
+        notes, scores = self.notes, self._scores
         if scores is None:
             scores = self._evaluate(student=self.state.params, teacher=self.state.teacher_params)
-        result = {
-            **(notes.zero_shot or {}),
-            **fields(scores),
-            "eval_metric": metric,
-            "best_by_labels": notes.best_by_labels,
-            "chosen_without_labels": _summary(self._judge.chosen()),
-            "alarms": notes.evaluations[-1]["alarms"] if notes.evaluations else {},
+        result = result_of(
+            notes,
+            scores,
+            chosen=self._judge.chosen(),
+            eval_metric=self._config.eval_metric,
+            num_images=len(self._source),
+        ) | {
             "steps": self._num_steps,
             "seconds": round(time.perf_counter() - self._begun, 2),
-            "failed_images": len(notes.failed_records),
-            "failed_fraction": len(notes.failed_records) / len(self._source),
-            "skipped_steps": notes.skipped_steps,
             "student_digest": digest(self.state.params),
             "teacher_digest": digest(self.state.teacher_params),
         }
         write_json(os.path.join(self._workdir, "result.json"), result)
         self._write_report(result)
-        told = "trained, without labelled images to test on,"
-        if self._evaluator.source:
-            names = ("zeroshot", "student", "teacher")
-            reached = {name: percent(result[f"{name}_{metric}"]) for name in names}
-            told = "zero-shot {zeroshot} -> student {student} -> teacher {teacher}".format(
-                **reached
-            )
-            told += NOTED[metric]
-        chosen = result["chosen_without_labels"]
-        best = ""
-        if chosen:
-            best = f"; without labels, epoch {chosen['epoch']} would be chosen"
-        say(
-            f"{told} in {result['seconds']:.0f} s{best}; result.json, metrics.jsonl, tensorboard "
-            f"and checkpoints are in {self._workdir}"
-        )
+        say(sentence(result, workdir=self._workdir))
         return result
 
     def _write_report(self, result: Result) -> None:
@@ -359,19 +340,3 @@ def _told(mesh: jax.sharding.Mesh) -> str:
     several = jax.process_count() > 1
     processes = f" of {jax.process_count()} processes" if several else ""
     return processes + (f", as {sizes}" if several or mesh.shape["data"] < mesh.size else "")
-
-
-def _summary(evaluation: Result | None) -> Result | None:
-    """An evaluation without the many numbers that it was chosen by."""
-    if evaluation is None:
-        return None
-    numbers = {"consensus": evaluation["quality"]["consensus"]}
-    return {name: v for name, v in evaluation.items() if name != "quality"} | numbers
-
-
-def _better(best: Result | None, now: Result, metric: str) -> Result | None:
-    """The epoch whose teacher scores best on the labelled test images: not a label-free result."""
-    value = now[f"teacher_{metric}"]
-    if value is None or (best and best[f"teacher_{metric}"] >= value):
-        return best
-    return now

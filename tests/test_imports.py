@@ -15,7 +15,7 @@ LAYERS = [
     {"train", "score", "replay", "predict"},
     {"reporting"},
     {"inspection"},
-    {"resume", "saving", "nonfinite", "judge"},
+    {"resume", "saving", "nonfinite", "judge", "results"},
     {"probe"},
     {"predictor"},
     {"evaluate"},
