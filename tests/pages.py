@@ -32,7 +32,9 @@ def heads_of(element):
 
 
 def check_fetches_nothing(html):
-    assert not re.search(r"https?:|//|@import|url\(|javascript:|expression\(", html)
+    without_pictures = re.sub(r'(?<="data:image/)(png|jpeg);base64,[A-Za-z0-9+/=]*"', '"', html)
+    forbidden = r"https?:|//|@import|url\(|javascript:|expression\("
+    assert not re.search(forbidden, without_pictures)
     for element in parse(html).iter():
         assert element.tag not in ("script", "link", "iframe", "object", "base", "form")
         for name, value in element.attrib.items():

@@ -27,7 +27,7 @@ def tiles(report: Report) -> str:
         shown += [
             parts.tile(str(len(last.alarms)), "alarms at the end"),
             parts.tile(f"{quality.consensus:.3f}", "consensus of teacher and student"),
-            parts.tile(percent(quality.teacher_zeroshot), "as zero-shot CLIP says"),
+            parts.tile(percent(quality.teacher_zeroshot), "agreement with zero-shot CLIP"),
             parts.tile(percent(quality.stability), "stable since the evaluation before"),
             parts.tile(
                 percent(quality.teacher.confident_fraction),
