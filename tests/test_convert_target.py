@@ -141,6 +141,23 @@ def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_pat
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("logit_scale", "100"),
+        ("logit_scale", None),
+        ("image_mean", ["a", 0.5, 0.5]),
+        ("image_std", [0.5, 0.5]),
+        ("image_std", [0.5, 0.0, 0.5]),
+    ],
+)
+def test_statistics_that_are_no_numbers_are_refused_on_loading(name, value, source, tmp_path):
+    convert(source, tmp_path / "target")
+    edit_json(tmp_path / "target" / "clip.json", lambda record: record.update({name: value}))
+    with pytest.raises(UserError, match=r"clip\.json"):
+        load_converted(tmp_path / "target")
+
+
 def test_a_bit_of_a_weight_is_told(source, tmp_path):
     convert(source, tmp_path / "target")
     files = [path for path in (tmp_path / "target" / "params").rglob("*") if path.is_file()]

@@ -211,7 +211,8 @@ def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
             f"{found.get(wrong[0])}, not {wanted.get(wrong[0])}; convert again"
         )
     numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
-    if not all(math.isfinite(number) for number in numbers) or min(spec.image_std) <= 0:
+    are_numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    if not are_numbers or len(numbers) != 7 or min(spec.image_std) <= 0:
         raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
 
 
