@@ -12,6 +12,14 @@ from typing import Any, BinaryIO, cast
 
 from must_jax.errors import UserError
 
+# How a remote file is read that is sought in: by large blocks, of which the last two are kept. What
+# file systems do by themselves differs; gcsfs asks for every tar header anew, several times.
+_IN_BLOCKS: dict[str, Any] = {
+    "cache_type": "blockcache",
+    "block_size": 2**23,
+    "cache_options": {"maxblocks": 2},
+}
+
 
 def is_remote(path: str) -> bool:
     """Whether a path is a URL."""
@@ -89,7 +97,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         OSError: It can't be opened.
     """
     if is_remote(path):
-        with remote(path) as (system, inner), system.open(inner, "rb") as file:
+        with remote(path) as (system, inner), system.open(inner, "rb", **_IN_BLOCKS) as file:
             yield cast(BinaryIO, file)
     else:
         with open(path, "rb", buffering=0) as raw:
