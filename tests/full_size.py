@@ -1,5 +1,7 @@
 """Models of their published sizes with random weights, in the time and memory that tests have."""
 
+import contextlib
+import ctypes
 import functools
 import zlib
 
@@ -43,29 +45,36 @@ def fill(model_class, config, *, seed, dtype=torch.float32, **scalars):
 
 def compute_in_float32(model):
     """Lets a model kept in half precision compute in float32, a layer at a time to save memory."""
-    towers = (model.vision_model, model.text_model)
-    layers = [layer for tower in towers for layer in tower.encoder.layers]
-    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-    for layer in layers:
-        layer.register_forward_pre_hook(_widen)
-        layer.register_forward_hook(_restore)
-    for table in tables:
+    in_half = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    for table in in_half:
         table.register_forward_hook(lambda table, inputs, rows: rows.float())
-    kept = {id(weight) for module in [*layers, *tables] for weight in module.parameters()}
+    for tower in (model.vision_model, model.text_model):
+        buffers = {}  # the layers take turns
+        for layer in tower.encoder.layers:
+            layer.register_forward_pre_hook(functools.partial(_widen, buffers))
+            layer.register_forward_hook(_restore)
+            in_half.append(layer)
+    kept = {id(parameter) for module in in_half for parameter in module.parameters()}
     for parameter in model.parameters():
         if id(parameter) not in kept:
             parameter.data = parameter.data.float()
 
 
-def _widen(layer, inputs):
-    for parameter in layer.parameters():
+def _widen(buffers, layer, inputs):
+    for name, parameter in layer.named_parameters():
         parameter.half = parameter.data
-        parameter.data = parameter.half.float()
+        parameter.data = buffers.setdefault(name, torch.empty(parameter.shape)).copy_(parameter)
 
 
 def _restore(layer, inputs, outputs):
     for parameter in layer.parameters():
         parameter.data = parameter.half
+
+
+def give_back_memory():
+    """Returns what is free to the system: glibc keeps it below small pieces that are still used."""
+    with contextlib.suppress(AttributeError):  # of another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def onto_device(tower):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tfds_data
 from array_record.python.array_record_module import ArrayRecordWriter
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from PIL import Image
 
 from must_jax.data import files
@@ -74,6 +75,43 @@ def test_shards(bucket, pattern):
     assert [again.read(record) for record in range(6)] == expected
     assert source.labels.tolist() == [0, 1, 0] * 2
     assert source.name_of(4) == f"{bucket}/s-1.tar:1"
+
+
+class _CountingFile(AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        self.fs.fetched.append((start, end))
+        return self.fs.data[start:end]
+
+
+class _CountingSystem(AbstractFileSystem):
+    """One file, `data`, and which parts of it were asked for; by itself it keeps nothing."""
+
+    protocol = "counting"
+
+    def info(self, path, **_):
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+    def _open(self, path, mode="rb", block_size=None, cache_options=None, cache_type="none", **_):
+        options = {"cache_type": cache_type, "cache_options": cache_options}
+        return _CountingFile(self, path, mode, block_size, **options, size=len(self.data))
+
+
+def test_headers_and_labels_are_read_by_large_blocks(monkeypatch):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for i in range(200):
+            for ending, data in (("png", bytes(90_000)), ("cls", b"cat")):
+                info = tarfile.TarInfo(f"{i}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    system = _CountingSystem(skip_instance_cache=True)
+    system.data, system.fetched = packed.getvalue(), []
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (system, url.split("://")[1]))
+    assert len(open_source("counting://x.tar", classes=CLASSES, labels="required")) == 200
+    # Once through; the end first, where the archive may turn out to be cut short.
+    size, block = len(system.data), 2**23
+    assert len(system.fetched) <= -(-size // block) + 1
+    assert max(end - start for start, end in system.fetched) <= block
 
 
 def test_a_pattern_of_local_urls(tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from full_size import compute_in_float32, onto_device
+from full_size import compute_in_float32, give_back_memory, onto_device
 from PIL import Image
 from siglip_checkpoints import TINY, make_siglip, save_siglip, write_gemma, write_spiece
 from transformers import SiglipImageProcessorPil
@@ -123,6 +123,7 @@ def test_published_shapes(config, tmp_path):
     compute_in_float32(model)
     reference = run_torch(model, batch_size=1)
     del model
+    give_back_memory()
     spec, _, params = read_checkpoint(source, activation=None)
     assert_same_logits(spec, params, reference)
 

@@ -14,6 +14,13 @@ from must_jax.errors import UserError
 
 MAX_FILES = 1_000_000  # that braces may stand for
 _MAX_DIGITS = 18
+# How a remote file is read that is sought in: by large blocks, of which the last two are kept. What
+# file systems do by themselves differs; gcsfs asks for every tar header anew, several times.
+_IN_BLOCKS: dict[str, Any] = {
+    "cache_type": "blockcache",
+    "block_size": 2**23,
+    "cache_options": {"maxblocks": 2},
+}
 
 
 def is_remote(path: str) -> bool:
@@ -92,7 +99,7 @@ def open_file(path: str) -> Iterator[BinaryIO]:
         OSError: It can't be opened.
     """
     if is_remote(path):
-        with remote(path) as (system, inner), system.open(inner, "rb") as file:
+        with remote(path) as (system, inner), system.open(inner, "rb", **_IN_BLOCKS) as file:
             yield cast(BinaryIO, file)
     else:
         with open(path, "rb", buffering=0) as raw:
