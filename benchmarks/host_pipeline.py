@@ -38,7 +38,7 @@ from must_jax.data.sources import Classes, open_source
 
 # Each file stands in the folder under several names: Grain's shuffle takes 0.3 ms a record of 64
 # records, a hundredth of that of thousands.
-SIZE, ROUNDS, NAMES = 224, 3, 8
+SIZE, ROUNDS, NAMES = 224, 3, 4
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FILL = (123, 117, 104)
 
