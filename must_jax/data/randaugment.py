@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from must_jax.data.shift import shift_rows
+from must_jax.data.shift import shear, translate
 
 MAX_MAGNITUDE = 10.0
 OPERATIONS = (
@@ -125,19 +125,15 @@ def apply(
         case "Brightness":
             return np.minimum(pixels * np.float32(argument), 255).astype(np.uint8)
         case "ShearX":
-            shifts = argument * (np.arange(height) + 0.5)
-            return shift_rows(pixels, shifts, fill_color=fill_color)
+            return shear(pixels, argument, fill_color=fill_color)
+        case "ShearY":
+            columns = transposed(pixels, Image.Transpose.TRANSPOSE)
+            sheared = shear(columns, argument, fill_color=fill_color)
+            return transposed(sheared, Image.Transpose.TRANSPOSE)
         case "TranslateX":
-            shifts = np.full(height, argument * width)
-            return shift_rows(pixels, shifts, fill_color=fill_color)
-        case "ShearY" | "TranslateY":
-            sideways = apply(
-                transposed(pixels, Image.Transpose.TRANSPOSE),
-                name=name.replace("Y", "X"),
-                argument=argument,
-                fill_color=fill_color,
-            )
-            return transposed(sideways, Image.Transpose.TRANSPOSE)
+            return translate(pixels, argument * width, axis=1, fill_color=fill_color)
+        case "TranslateY":
+            return translate(pixels, argument * height, axis=0, fill_color=fill_color)
     image = Image.fromarray(pixels)
     match name:
         case "AutoContrast":
