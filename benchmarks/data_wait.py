@@ -9,16 +9,15 @@ pipeline was seen to deliver. Those steps only take time, and no CPU.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import host_pipeline
 import start
@@ -58,33 +57,23 @@ class Device:
     def __init__(self, seconds: float) -> None:
         """Each takes `seconds`."""
         self.seconds = seconds
-        self.last: threading.Event | None = None
+        self.done = 0.0
 
-    def step(self) -> Any:
+    def step(self) -> "Results":
         """Starts the next step and returns at once what can be waited for."""
-        before, done = self.last, threading.Event()
-        self.last = done
-
-        def compute() -> None:
-            if before:
-                before.wait()
-            time.sleep(self.seconds)
-            done.set()
-
-        threading.Thread(target=compute).start()
-        return Results(done)
+        self.done = max(self.done, time.perf_counter()) + self.seconds
+        return Results(self.done)
 
 
+@dataclasses.dataclass(frozen=True)
 class Results:
-    """What a step of `Device` returns."""
+    """What a step of `Device` returns: there at a time of the clock."""
 
-    def __init__(self, done: threading.Event) -> None:
-        """There once `done` is set."""
-        self.done = done
+    done: float
 
     def block_until_ready(self) -> "Results":
         """Waits."""
-        self.done.wait()
+        time.sleep(max(0.0, self.done - time.perf_counter()))
         return self
 
 

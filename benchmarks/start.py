@@ -3,9 +3,10 @@
     python benchmarks/start.py
 
 Cold: nothing was compiled before; warm: the same command again. For the digits, and for ViT-B/16 at
-224 with random weights and one image a step, so that the step itself, which is part of both, takes
-little. Each start is a run of its own: imports, weights, class embeddings, zero-shot accuracy where
-there are test images, and the step. Starts take turns; medians count.
+224 with random weights. Each start is a run of its own: imports, weights, class embeddings, what
+zero-shot says of test images and of some training images, and the step. The ViT has one image a
+step and one to look at, so that what it computes, in both starts, takes little. Starts take turns;
+medians count.
 """
 
 import argparse
@@ -84,6 +85,7 @@ def prepare_vit_b16(folder: pathlib.Path) -> list[str]:
         f"--config.dataset.class_names={folder}/digits/classes.txt",
         f"--config.dataset.templates={folder}/digits/templates.txt",
         "--config.batch_size=1",
+        "--config.probe_images=1",
     ]
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 BASE_BATCH_SIZE = 256  # the batch for which the recipes state their rates
@@ -50,10 +51,10 @@ def layer_rates(params: Any, *, layer_decay: float) -> Any:
       A tree like `params`, of scalars and of arrays that broadcast against their leaf.
     """
     depth = jax.tree.leaves(params["blocks"])[0].shape[0]
+    rates = np.asarray(layer_decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32))
 
     def rate(path: tuple[Any, ...], leaf: jax.Array) -> Any:
         if path[0].key == "blocks":
-            rates = layer_decay ** jnp.arange(depth, 0, -1, dtype=jnp.float32)
             return rates.reshape(-1, *[1] * (leaf.ndim - 1))
         return layer_decay ** (depth + 1 if path[0].key in LOWEST_GROUP else 0)
 

@@ -38,9 +38,10 @@ class StepTimer:
 
       waiting(i) = max(0, got(i) - max(asked(i), done(i - 1)))
 
-    A thread that blocks on the results of each step in turn tells `done`, late by no more than it
-    takes to wake up. Copying a batch to the device is no part of it, nor is the first step, which
-    waits for the pipeline to fill and for the compiler.
+    A thread that blocks on the results of each step in turn tells `done`. It is late by as long as
+    it takes to wake up and get the interpreter's lock, some milliseconds where the pipeline's
+    threads are busy: waiting is never told too high. Copying a batch to the device is no part of
+    it, nor is the first step, which waits for the pipeline to fill and for the compiler.
     """
 
     def __init__(
