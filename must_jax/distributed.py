@@ -15,18 +15,22 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-# No public name reaches the clusters that JAX detects, nor the service that processes talk by.
-from jax._src import clusters
+# No public name reaches the service that processes talk by.
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
-from must_jax.errors import UserError, one_line
+from must_jax import cluster, lifelines
+from must_jax.errors import UserError, first_line, one_line
 
 FAILURE_KEY = "must_jax/failure"
 LOOK_SECONDS = 1.0  # between looks at whether another process failed
 FAREWELL_SECONDS = 10.0  # that a failing process waits for the others to have heard of it
-# Kubernetes is asked in an indexed job only: elsewhere a pod is alone.
-INDEXED_JOB = "JOB_COMPLETION_INDEX"
+CONNECT_SECONDS = 300.0  # hosts of a pod may still be installing when the first is ready
+# After that long without a sign of life, given by a thread of the runtime's own, it aborts the
+# others; its default of 100 s costs a pod more than a network that is silent for so long.
+HEARTBEAT_SECONDS = 30
+# "Temporary failure, retry": a run goes on from its checkpoint when it is started again.
+EXIT_LOST_PROCESS = os.EX_TEMPFAIL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,11 @@ class Failure:
 
 
 def initialize(
-    *, coordinator_address: str | None, num_processes: int | None, process_id: int | None
+    *,
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    connect_seconds: float = CONNECT_SECONDS,
 ) -> None:
     """Joins the processes of this run; a lone process starts nothing.
 
@@ -50,6 +58,7 @@ def initialize(
       coordinator_address: HOST:PORT of process 0.
       num_processes: 1 means alone, whatever the surroundings.
       process_id: from 0 to num_processes - 1.
+      connect_seconds: to wait for the others; past them the process ends with exit code 2.
 
     Raises:
       UserError: some arguments are missing or don't fit, or the others are not found.
@@ -58,10 +67,16 @@ def initialize(
     if num_processes == 1 and coordinator_address is None and not process_id:
         return
     if given == (None, None, None):
-        if _detected_count() == 1:
+        if cluster.detected_count() == 1:
             return
     else:
-        _check(coordinator_address, num_processes, process_id)
+        cluster.check_flags(*given)
+    if connect_seconds <= 0:
+        raise UserError(f"--connect_seconds={connect_seconds:g} must be positive")
+    # The runtime would abort with a stack trace, and is given longer than this.
+    timer = threading.Timer(connect_seconds, _nobody, (*given, connect_seconds))
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator_address,
@@ -69,53 +84,44 @@ def initialize(
             process_id=process_id,
             # With all three given, a cluster around has no say.
             cluster_detection_method=None if coordinator_address is None else "deactivate",
+            initialization_timeout=int(connect_seconds) + 60,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except Exception as error:
         # gRPC, sockets and clusters raise many types.
-        raise UserError(f"the processes do not find each other: {_first_line(error)}") from error
+        raise UserError(f"the processes do not find each other: {first_line(error)}") from error
+    finally:
+        timer.cancel()
+    state: Any = jax_distributed.global_state
     done = threading.Event()
+    leave = lifelines.hold(
+        state.client,
+        process=state.process_id,
+        host=state.coordinator_address.rpartition(":")[0].strip("[]"),
+        when_lost=_end_without,
+    )
+    atexit.register(leave)
     atexit.register(done.set)
-    client = jax_distributed.global_state.client
-    threading.Thread(target=_watch, args=(client, done), daemon=True).start()
+    threading.Thread(target=_watch, args=(state.client, done), daemon=True).start()
 
 
-def _detected_count() -> int:
-    """Processes of the cluster around, 1 outside of any."""
-    try:
-        for cluster in clusters.ClusterEnv._cluster_types:
-            if cluster.opt_in_only_method or (cluster.name == "k8s" and _no_indexed_job()):
-                continue
-            if cluster.is_env_present():
-                return cluster.get_process_count()
-    except Exception as error:
-        raise UserError(
-            f"the cluster around does not tell its processes ({_first_line(error)}); give "
-            "--coordinator_address, --num_processes and --process_id, or --num_processes=1"
-        ) from error
-    return 1
-
-
-def _no_indexed_job() -> bool:
-    return INDEXED_JOB not in os.environ
-
-
-def _check(address: str | None, num_processes: int | None, process_id: int | None) -> None:
-    if address is None or num_processes is None or process_id is None:
-        raise UserError(
-            "--coordinator_address, --num_processes and --process_id go together; give all three, "
-            "or none where a TPU pod, SLURM or GKE tells them"
+def _nobody(
+    address: str | None, num_processes: int | None, process_id: int | None, seconds: float
+) -> NoReturn:
+    """Ends a process whose peers have not come; it is stuck in the runtime meanwhile."""
+    if address is None:
+        told = "not all processes of the cluster came"
+    elif process_id == 0:
+        told = f"not all of the {num_processes} processes came to {address}, where this one waits"
+    else:
+        told = (
+            f"process 0 did not answer at {address}, or did not see all {num_processes} processes"
         )
-    if num_processes < 1 or not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--process_id is {process_id} and --num_processes {num_processes}; the processes are "
-            "numbered from 0 to num_processes - 1"
-        )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise UserError(
-            f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, such as "
-            "10.0.0.1:1234"
-        )
+    _tell(
+        f"{told} within {seconds:g} s; look whether all were started, with the same address and "
+        "number, and whether the port is open; --connect_seconds waits longer"
+    )
+    os._exit(2)
 
 
 def gather(value: Any) -> list[Any]:
@@ -177,13 +183,23 @@ def ending_together() -> Iterator[None]:
         raise
 
 
+_announced = threading.Event()
+
+
 def announce(error: BaseException) -> None:
-    """Tells the other processes that this one fails; they end as soon as they hear of it."""
+    """Tells the other processes that this one fails; they end as soon as they hear of it.
+
+    An error of the runtime may come from a process that is gone; what ends this one then is
+    waited for.
+    """
     client = jax_distributed.global_state.client
-    if client is None:
+    if client is None or _announced.is_set():
         return
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        time.sleep(HEARTBEAT_SECONDS)
+    _announced.set()
     told = isinstance(error, UserError)
-    reason = str(error) if told else f"{type(error).__name__}: {_first_line(error)}"
+    reason = str(error) if told else f"{type(error).__name__}: {first_line(error)}"
     failure = Failure(jax_distributed.global_state.process_id, reason, 2 if told else 1)
     # Another process may have been first, or the service may be gone already.
     with contextlib.suppress(Exception):
@@ -204,8 +220,13 @@ def end(code: int) -> NoReturn:
     if client is not None:
         with contextlib.suppress(Exception):
             client.wait_at_barrier(f"{FAILURE_KEY}/heard", int(1000 * FAREWELL_SECONDS))
-        if jax_distributed.global_state.process_id == 0:
-            time.sleep(1)  # it serves the others, who would complain of its absence
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    if jax_distributed.global_state.process_id == 0:
+        time.sleep(1)  # it serves the others, who would complain of its absence
+    lifelines.say_farewell()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -226,10 +247,20 @@ def _watch(client: Any, done: threading.Event) -> None:
             continue
         if failure.process != own:
             if not _ending.locked():
-                told = one_line(f"process {failure.process} stopped: {failure.reason}")
-                print(f"error: {told}", file=sys.stderr, flush=True)
+                _tell(f"process {failure.process} stopped: {failure.reason}")
             end(failure.code)
 
 
-def _first_line(error: BaseException) -> str:
-    return one_line(str(error).strip().partition("\n")[0])
+def _end_without(process: int) -> None:
+    """Ends this process for want of another."""
+    if not _ending.acquire(blocking=False):
+        return  # this one is ending already
+    _tell(
+        f"process {process} is gone: it was killed, or its host or the network failed; started "
+        "again, the run goes on from its last checkpoint"
+    )
+    _exit(EXIT_LOST_PROCESS)
+
+
+def _tell(text: str) -> None:
+    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)

@@ -10,6 +10,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in clean)
 
 
+def first_line(error: BaseException) -> str:
+    """What libraries say before their pages of detail, as `one_line` has it."""
+    return one_line(str(error).strip().partition("\n")[0])
+
+
 class UserError(Exception):
     """Bad input, told in one line: what was wrong, where, and what to do.
 

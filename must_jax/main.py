@@ -36,6 +36,9 @@ _COORDINATOR = flags.DEFINE_string(
     "HOST:PORT of process 0 of several, where no TPU pod, SLURM or GKE tells: docs/scaling.md.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many; 1: alone, in any cluster.")
+_CONNECT_SECONDS = flags.DEFINE_float(
+    "connect_seconds", distributed.CONNECT_SECONDS, "How long to wait for the other processes."
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _DISABLE_JIT = flags.DEFINE_bool("disable_jit", False, "Run op by op, to step through in pdb.")
 
@@ -63,6 +66,7 @@ def main(argv: Sequence[str]) -> None:
         coordinator_address=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
         process_id=_PROCESS_ID.value,
+        connect_seconds=_CONNECT_SECONDS.value,
     )
     if _DISABLE_JIT.value and distributed.is_running():
         raise UserError("--disable_jit runs in one process alone; leave it out, or the others")
@@ -125,8 +129,8 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
         except Exception as error:
             if not distributed.is_running():
                 raise
-            traceback.print_exc()
             distributed.announce(error)
+            traceback.print_exc()
             distributed.end(EXIT_FAILURE)
 
     return reporting

@@ -23,6 +23,7 @@ LAYERS = [
     {"models", "data", "losses", "optimizer", "metrics", "scores", "recipes"},
     {"sharding"},
     {"config", "class_names", "distributed"},
+    {"cluster", "lifelines"},
     {"errors"},
 ]
 # Within a layer: what may import what.

@@ -1,0 +1,62 @@
+"""How many processes the cluster around tells of, and whether what flags tell instead can be."""
+
+import os
+
+# No public name reaches the clusters that JAX detects.
+from jax._src import clusters
+
+from must_jax.errors import UserError, first_line
+
+# Kubernetes is asked in an indexed job only: elsewhere a pod is alone.
+INDEXED_JOB = "JOB_COMPLETION_INDEX"
+
+
+def detected_count() -> int:
+    """Processes of the cluster around, 1 outside of any.
+
+    Raises:
+      UserError: there is one, and it does not tell.
+    """
+    try:
+        for cluster in clusters.ClusterEnv._cluster_types:
+            if cluster.opt_in_only_method or (cluster.name == "k8s" and _no_indexed_job()):
+                continue
+            if cluster.is_env_present():
+                return cluster.get_process_count()
+    except Exception as error:
+        raise UserError(
+            f"the cluster around does not tell its processes ({first_line(error)}); give "
+            "--coordinator_address, --num_processes and --process_id, or --num_processes=1"
+        ) from error
+    return 1
+
+
+def _no_indexed_job() -> bool:
+    return INDEXED_JOB not in os.environ
+
+
+def check_flags(
+    address: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[str, int, int]:
+    """The flags, all of them given.
+
+    Raises:
+      UserError: one is missing, or they don't fit.
+    """
+    if address is None or num_processes is None or process_id is None:
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id go together; give all three, "
+            "or none where a TPU pod, SLURM or GKE tells them"
+        )
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id is {process_id} and --num_processes {num_processes}; the processes are "
+            "numbered from 0 to num_processes - 1"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(
+            f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, such as "
+            "10.0.0.1:1234"
+        )
+    return address, num_processes, process_id

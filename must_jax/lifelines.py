@@ -1,0 +1,134 @@
+"""A connection from every process to the first, by which all know at once when one is gone.
+
+The kernel closes the connections of a process that was killed, and asks on a silent one whether the
+other host is still there. The runtime's own signs of life are noticed missing much later.
+"""
+
+import contextlib
+import ctypes
+import functools
+import json
+import secrets
+import selectors
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+KEY = "must_jax/lifelines"
+REACH_SECONDS = 30.0  # for the first process to tell where it listens, and to be reached there
+BYE = b"bye\n"
+LINE_BYTES = 64  # of whatever is said here, at the most
+# A host is gone when it has not answered three questions, 5 s apart, after 5 s of silence.
+KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+_lines: dict[socket.socket, int] = {}  # that are held, and which process is at the other end
+_left = threading.Event()
+
+
+def hold(
+    client: Any, *, process: int, host: str, when_lost: Callable[[int], None]
+) -> Callable[[], None]:
+    """Connects this process; a thread calls `when_lost` with the number of one that is gone.
+
+    Where the network lets nothing but the runtime's own port through, nothing is held.
+
+    Args:
+      client: of the runtime, whose keys tell where the first process listens.
+      process: the number of this one.
+      host: of the first process.
+      when_lost: ends this process.
+
+    Returns:
+      What to call when this process ends as it should.
+    """
+    _let_aborts_wait()
+    if process == 0:
+        dual = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual else socket.AF_INET
+        server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=1024)
+        token = secrets.token_hex(8)  # whoever else connects is none of us
+        client.key_value_set(KEY, json.dumps([server.getsockname()[1], token]))
+        watch = functools.partial(_watch_all, server, token, when_lost)
+    else:
+        try:
+            told = client.blocking_key_value_get(KEY, int(1000 * REACH_SECONDS))
+            port, token = json.loads(told)
+            line = socket.create_connection((host, port), timeout=REACH_SECONDS)
+            line.sendall(f"{token} {process}\n".encode().ljust(LINE_BYTES))
+        except Exception:
+            return lambda: None
+        _keep(line, 0)
+        watch = functools.partial(_watch_first, line, when_lost)
+    threading.Thread(target=watch, daemon=True).start()
+    return say_farewell
+
+
+def say_farewell() -> None:
+    """Tells the processes at the other ends that this one ends as it should."""
+    _left.set()
+    for line in list(_lines):
+        with contextlib.suppress(OSError):
+            line.sendall(BYE)
+            line.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for the other end
+
+
+def _keep(line: socket.socket, process: int) -> None:
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    _lines[line] = process
+
+
+def _receive(line: socket.socket) -> bytes:
+    """What was said; nothing where the other end is gone."""
+    try:
+        return line.recv(LINE_BYTES)
+    except OSError:
+        return b""
+
+
+def _watch_first(line: socket.socket, when_lost: Callable[[int], None]) -> None:
+    told = _receive(line).split()
+    if told[:1] != BYE.split() and not _left.is_set():
+        when_lost(int(told[0]) if told else 0)
+
+
+def _watch_all(server: socket.socket, token: str, when_lost: Callable[[int], None]) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                line: Any = key.fileobj
+                if line is server:
+                    line, _ = server.accept()
+                    line.settimeout(REACH_SECONDS)
+                    told = _receive(line).split()
+                    if len(told) != 2 or told[0] != token.encode():
+                        line.close()
+                        continue
+                    _keep(line, int(told[1]))
+                    selector.register(line, selectors.EVENT_READ)
+                    continue
+                selector.unregister(line)
+                process = _lines.pop(line)
+                if _receive(line) == BYE or _left.is_set():
+                    continue
+                for other in _lines:
+                    with contextlib.suppress(OSError):
+                        other.sendall(b"%d\n" % process)
+                when_lost(process)
+
+
+def _let_aborts_wait() -> None:
+    """Lets the runtime, which aborts as soon as it misses the first process, wait 6 s with it.
+
+    It offers no hook; but SIGABRT is the number 6, and libc's `sleep` may be called by a signal.
+    Meanwhile this process ends for the reason that the threads here know.
+    """
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
