@@ -22,11 +22,11 @@ from must_jax.class_names import ClassNames
 from must_jax.compile import first_state, jit_train_step
 from must_jax.data.masking import draw_patch_mask
 from must_jax.experiment import Experiment
-from must_jax.models import ClipSpec, TextSpec, VisionSpec
+from must_jax.models import VisionSpec
+from must_jax.planning.shapes import TOWER, without_text
 from must_jax.state import init_params, init_state
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
-TOWER = {"activation": "quick_gelu", "layer_norm_eps": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,27 +70,9 @@ def load_experiment(configuration: Configuration, *, batch_size: int, dtype: str
     config = module.get_config()
     config.batch_size = batch_size
     config.dtype = dtype
-    # The text tower has no part in a step.
-    text = TextSpec(
-        vocab_size=1,
-        context_length=1,
-        eot_token_id=None,
-        width=1,
-        depth=1,
-        num_heads=1,
-        mlp_dim=1,
-        **TOWER,
-    )
     return Experiment(
         config=config,
-        spec=ClipSpec(
-            vision=configuration.vision,
-            text=text,
-            embed_dim=configuration.embed_dim,
-            logit_scale=100.0,
-            image_mean=(0.48, 0.46, 0.41),
-            image_std=(0.27, 0.26, 0.28),
-        ),
+        spec=without_text(configuration.vision, embed_dim=configuration.embed_dim),
         clip_params={},
         tokenizer=None,
         classes=ClassNames(tuple((str(i),) for i in range(configuration.num_classes))),

@@ -33,7 +33,9 @@ _MODEL = flags.DEFINE_string(
 _NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Without a file of class names.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "Training images, where no recipe tells.")
 _LARGEST = flags.DEFINE_bool("largest", True, "Look for the largest batch that fits.")
-_JSON = flags.DEFINE_bool("json", False, "One JSON object a batch size, a line each.")
+_JSON = flags.DEFINE_bool(
+    "json", False, "One JSON object a batch size, a line each; and one with the largest batch."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
         largest, tried = largest_batch(experiment, topology, done, limit=num_images)
         for measured in tried:
             tell(measured)
-        if not _JSON.value:
+        if _JSON.value:
+            print(json.dumps({"topology": topology.name, "largest_batch": largest}))
+        else:
             print(f"the largest batch found to fit: {largest or 'none'}")
     if not _JSON.value:
         print("\n".join(report.NOTES))

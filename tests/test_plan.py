@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from must_jax.errors import UserError
+from must_jax.planning.measure import _compile
 
 SMALL = [
     "--config=configs/digits.py",
@@ -58,6 +62,24 @@ def test_a_tpu_that_is_not_here():
     assert largest % 12 == 0  # chips times parts
     assert f"batch {largest} (" in text
     assert "not counted" not in text
+
+
+@pytest.mark.slow
+def test_json_names_the_largest_batch_last():
+    done = plan("--topology=v5e:2x2", "--batch=960", "--config.dtype=bfloat16", "--json")
+    assert done.returncode == 0, done.stderr
+    *sizes, last = (json.loads(line) for line in done.stdout.splitlines())
+    # 1,000 images are the limit, and fit.
+    assert [fields["batch_size"] for fields in sizes if fields["fits"]] == [960, 1000]
+    assert last == {"topology": "v5e:2x2", "largest_batch": 1000}
+
+
+def test_a_compiler_that_refuses_is_told_in_one_line():
+    def build():
+        raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed to compile\nits whole module")
+
+    with pytest.raises(UserError, match=r"refuses the step: INTERNAL: Mosaic failed to compile$"):
+        _compile(build, 0, 0)
 
 
 @pytest.mark.parametrize(

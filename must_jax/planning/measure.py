@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from must_jax import sharding
 from must_jax.compile import jit_eval_step, jit_train_step
-from must_jax.errors import UserError
+from must_jax.errors import UserError, first_line
 from must_jax.experiment import Experiment
 from must_jax.planning.costs import Costs, count
 from must_jax.planning.hlo import parse
@@ -116,13 +116,18 @@ def _bytes_on_a_chip(mesh: Mesh, shapes: Any) -> int:
 
 
 def _compile(build: Callable[[], Any], state_bytes: int, arguments_state: int) -> Compiled:
-    """Compiles; `arguments_state` of the `state_bytes` are among the program's arguments."""
+    """Compiles; `arguments_state` of the `state_bytes` are among the program's arguments.
+
+    Raises:
+      UserError: the compiler refuses, for another reason than memory; or what it made can't be
+        counted.
+    """
     started = time.perf_counter()
     try:
         compiled = build()
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            raise UserError(f"the compiler refuses the step: {first_line(error)}") from error
         used = re.search(r"Used [\d.]+\w+ of [\d.]+\w+ \w+", str(error))
         return Compiled(time.perf_counter() - started, refusal=used[0] if used else "out of memory")
     seconds = time.perf_counter() - started

@@ -10,7 +10,7 @@ from must_jax.planning.topology import Topology
 GIB = 2**30
 NOTES = (
     "FLOPs and bytes: counted in the compiled program, a loop's body times its trips; FLOPs of "
-    "matrix products alone.",
+    "matrix products alone. Bytes are an estimate, up to 15 % below the compiler's own.",
     "Bound: peak bf16 rate, HBM and links all busy at once, no latency; real steps take longer.",
     "Host: each image is decoded once for two views.",
 )

@@ -36,7 +36,7 @@ NUM_IMAGES = {
 
 
 def published_spec(model: str, *, image_size: int) -> ClipSpec:
-    """The architecture of OpenAI's checkpoint, the text tower left out: steps don't run it.
+    """The architecture of OpenAI's checkpoint, the text tower left out.
 
     Raises:
       UserError: there is no such model.
@@ -44,26 +44,25 @@ def published_spec(model: str, *, image_size: int) -> ClipSpec:
     if model not in MODELS:
         raise UserError(f"--model={model} is not known; known are {', '.join(MODELS)}")
     patch, width, depth, heads, embed_dim = MODELS[model]
+    vision = VisionSpec(
+        image_size=image_size,
+        patch_size=patch,
+        width=width,
+        depth=depth,
+        num_heads=heads,
+        mlp_dim=4 * width,
+        **TOWER,
+    )
+    return without_text(vision, embed_dim=embed_dim)
+
+
+def without_text(vision: VisionSpec, *, embed_dim: int) -> ClipSpec:
+    """A checkpoint's architecture with as good as no text tower: steps don't run it."""
+    sizes: dict[str, Any] = {"width": 1, "depth": 1, "num_heads": 1, "mlp_dim": 1}
+    text = TextSpec(vocab_size=1, context_length=1, eot_token_id=None, **sizes, **TOWER)
     return ClipSpec(
-        vision=VisionSpec(
-            image_size=image_size,
-            patch_size=patch,
-            width=width,
-            depth=depth,
-            num_heads=heads,
-            mlp_dim=4 * width,
-            **TOWER,
-        ),
-        text=TextSpec(
-            vocab_size=1,
-            context_length=1,
-            eot_token_id=None,
-            width=1,
-            depth=1,
-            num_heads=1,
-            mlp_dim=1,
-            **TOWER,
-        ),
+        vision=vision,
+        text=text,
         embed_dim=embed_dim,
         logit_scale=100.0,
         image_mean=(0.48145466, 0.4578275, 0.40821073),

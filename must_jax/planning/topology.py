@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from must_jax.errors import UserError
+from must_jax.errors import UserError, first_line
 from must_jax.planning.chips import CHIPS, Chip
 
 TPU_AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
@@ -80,8 +80,8 @@ def open_topology(name: str) -> Topology:
         devices = _tpu(name) if kind in TPU_AXES else _h100(count)
     except Exception as error:
         # Compilers refuse sizes that no machine has, each with errors of its own.
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--topology={name} is refused by its compiler: {reason}") from error
+        told = f"--topology={name} is refused by its compiler: {first_line(error)}"
+        raise UserError(told) from error
     hosts = len({device.process_index for device in devices})
     return Topology(name, devices, hosts, CHIPS[kind], CUDA_OPTIONS if kind == "h100" else {})
 
