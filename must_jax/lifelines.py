@@ -23,8 +23,8 @@ LINE_BYTES = 64  # of whatever is said here, at the most
 # A host is gone when it has not answered three questions, 5 s apart, after 5 s of silence.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
-_leaving = threading.Event()
 _lines: dict[socket.socket, int] = {}  # that are held, and which process is at the other end
+_left = threading.Event()
 
 
 def hold(
@@ -67,11 +67,11 @@ def hold(
 
 def say_farewell() -> None:
     """Tells the processes at the other ends that this one ends as it should."""
-    _leaving.set()  # whoever else goes now is no loss to this one
+    _left.set()
     for line in list(_lines):
         with contextlib.suppress(OSError):
             line.sendall(BYE)
-            line.shutdown(socket.SHUT_WR)
+            line.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for the other end
 
 
 def _keep(line: socket.socket, process: int) -> None:
@@ -92,9 +92,9 @@ def _receive(line: socket.socket) -> bytes:
 
 
 def _watch_first(line: socket.socket, when_lost: Callable[[int], None]) -> None:
-    told = _receive(line)
-    if told != BYE and not _leaving.is_set():
-        when_lost(int(told) if told else 0)
+    told = _receive(line).split()
+    if told[:1] != BYE.split() and not _left.is_set():
+        when_lost(int(told[0]) if told else 0)
 
 
 def _watch_all(server: socket.socket, token: str, when_lost: Callable[[int], None]) -> None:
@@ -115,7 +115,7 @@ def _watch_all(server: socket.socket, token: str, when_lost: Callable[[int], Non
                     continue
                 selector.unregister(line)
                 process = _lines.pop(line)
-                if _receive(line) == BYE or _leaving.is_set():
+                if _receive(line) == BYE or _left.is_set():
                     continue
                 for other in _lines:
                     with contextlib.suppress(OSError):

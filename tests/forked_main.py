@@ -56,13 +56,18 @@ class Starter:
         return json.loads(self._process.stdout.readline())
 
     def start(self, commands, *, devices):
-        """Starts them at once, each on as many virtual devices."""
+        """Starts them at once, flags and environment of each, on as many virtual devices each."""
         started = []
-        for flags in commands:
+        for flags, environment in commands:
             self._count += 1
             files = [self._folder / f"{self._count}.{end}" for end in ("out", "err", "opened")]
-            told = {"flags": [str(f) for f in flags], "files": [str(f) for f in files]}
-            started.append(Started(self._ask(start=told, devices=devices), *files))
+            told = {
+                "flags": [str(flag) for flag in flags],
+                "files": [str(file) for file in files],
+                "devices": devices,
+                "environment": environment,
+            }
+            started.append(Started(self._ask(start=told), *files))
         return started
 
     def finish(self, started, *, timeout=240):
@@ -76,7 +81,7 @@ class Starter:
         self._process.stdout.close()
 
 
-def _become(main, *, flags, files, devices):
+def _become(main, *, flags, files, devices, environment):
     """Turns this process into a command. What it opens is counted, whoever opens it."""
     import atexit
 
@@ -94,6 +99,7 @@ def _become(main, *, flags, files, devices):
 
     atexit.register(lambda: pathlib.Path(opened).write_text(json.dumps(counts)))
     sys.addaudithook(count)
+    os.environ.update(environment)
     jax.config.update("jax_num_cpu_devices", devices)
     sys.argv = ["must_jax", *flags]
     main.run()
@@ -121,7 +127,7 @@ def _serve():
         if "start" in request:
             pid = os.fork()
             if not pid:
-                _become(main, **request["start"], devices=request["devices"])
+                _become(main, **request["start"])
                 return
             answer = pid
         else:

@@ -17,7 +17,10 @@ import numpy as np
 import optax
 import pytest
 
+from must_jax import sharding
+from must_jax.compile import first_state, jit_train_step
 from must_jax.models.layers import take_rows
+from must_jax.state import init_state
 from must_jax.train_step import compute_losses, masked_patches, mim_target, train_step
 
 pytestmark = pytest.mark.parity
@@ -37,17 +40,41 @@ def tolerance(noise, reference):
     return NOISE * noise + ULPS * np.abs(reference).max()
 
 
-@functools.cache
-def run(name):
-    """Runs all the steps; gives the states after each and the metrics."""
-    state, keywords = golden.setup(name)
-    step = jax.jit(functools.partial(train_step, **keywords))
-    states, metrics = [state], []
+def take_steps(name, step, state, place=lambda batch: batch):
+    """Takes all the steps; gives the states after each, on the host, and the metrics."""
+    states, metrics = [jax.device_get(state)], []
     for i in range(len(golden.load(f"{name}_main")["steps/it"])):
-        state, step_metrics = step(state, golden.batch(name, i))
-        states.append(state)
+        state, step_metrics = step(state, place(golden.batch(name, i)))
+        states.append(jax.device_get(state))
         metrics.append(jax.device_get(step_metrics))
     return states, metrics
+
+
+@functools.cache
+def run(name):
+    """`take_steps` on one device."""
+    state, keywords = golden.setup(name)
+    return take_steps(name, jax.jit(functools.partial(train_step, **keywords)), state)
+
+
+@functools.cache
+def run_on(name, sizes):
+    """`take_steps` on a mesh."""
+    mesh = sharding.make_mesh(**dict(zip(sharding.AXES, sizes, strict=True)))
+    state, keywords = golden.setup(name)
+    step = jit_train_step(mesh, state.params, **keywords)
+    init = functools.partial(init_state, optimizer=keywords["optimizer"])
+    state = first_state(mesh, state.params, init=init)
+    return take_steps(
+        name, step, state, lambda batch: sharding.to_mesh(jax.device_get(batch), mesh)
+    )
+
+
+def compare_losses(metrics, reference, step):
+    for ours, theirs in LOSSES.items():
+        expected = reference[f"steps/{theirs}"][step]
+        atol = tolerance(reference[f"noise/steps/{theirs}"].max(), expected)
+        np.testing.assert_allclose(metrics[ours], expected, rtol=0, atol=atol, err_msg=ours)
 
 
 @pytest.mark.parametrize("name", ["k10", "k520"])
@@ -55,10 +82,7 @@ def run(name):
 def test_losses_and_schedules(name, step):
     reference = golden.load(f"{name}_main")
     metrics = run(name)[1][step]
-    for ours, theirs in LOSSES.items():
-        expected = reference[f"steps/{theirs}"][step]
-        atol = tolerance(reference[f"noise/steps/{theirs}"].max(), expected)
-        np.testing.assert_allclose(metrics[ours], expected, rtol=0, atol=atol, err_msg=ours)
+    compare_losses(metrics, reference, step)
     np.testing.assert_allclose(metrics["confident_fraction"], reference["steps/conf_ratio"][step])
     np.testing.assert_allclose(metrics["ema_decay"], reference["steps/ema_decay"][step], rtol=1e-7)
     np.testing.assert_allclose(metrics["learning_rate"], reference["lr_schedule"][step], rtol=4e-7)
@@ -134,11 +158,7 @@ def recorded_noise(reference, prefix):
     return noise_of
 
 
-@pytest.mark.parametrize("name", ["k10", "k520"])
-@pytest.mark.parametrize("steps", [1, 5])
-@pytest.mark.parametrize("tree", ["student", "ema"])
-def test_parameters(name, steps, tree):
-    state = run(name)[0][steps]
+def compare_parameters(name, state, *, tree, steps):
     ours = state.params if tree == "student" else state.teacher_params
     reference = golden.load(f"{name}_main")
     expected = golden.to_tree(golden.load(f"{name}_step{steps}"), f"{tree}/")
@@ -150,6 +170,24 @@ def test_parameters(name, steps, tree):
         noise_of=recorded_noise(reference, prefix),
         bias_correction=updates * 2**-24 / (1 - 0.999) / 2,
     )
+
+
+@pytest.mark.parametrize("name", ["k10", "k520"])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("tree", ["student", "ema"])
+def test_parameters(name, steps, tree):
+    compare_parameters(name, run(name)[0][steps], tree=tree, steps=steps)
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+def test_losses_and_parameters_on_a_mesh(sizes):
+    states, metrics = run_on("k10", sizes)
+    reference = golden.load("k10_main")
+    for step in range(5):
+        compare_losses(metrics[step], reference, step)
+    for steps in (1, 5):
+        for tree in ("student", "ema"):
+            compare_parameters("k10", states[steps], tree=tree, steps=steps)
 
 
 def gradients(name):

@@ -22,9 +22,8 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 STEPS = 12  # in three epochs
 # float32 sums in another order, and what twelve steps of Adam make of them.
 ROUNDING = {"rel": 2e-4, "abs": 1e-6}
-ONE_DEVICE = (1, 1, ())
-FSDP = (2, 8, ("--config.mesh.fsdp=8",))
-SPLIT = (4, 8, ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.model=2"))
+FSDP = ("--config.mesh.fsdp=8",)
+SPLIT = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.model=2")
 
 
 def config_of(folder):
@@ -63,19 +62,36 @@ def free_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+def by_flags(count):
+    """Flags and environment of each process, for all to find each other."""
+    common = [f"--coordinator_address={free_address()}", f"--num_processes={count}"]
+    return [([*common, f"--process_id={i}"] if count > 1 else [], {}) for i in range(count)]
+
+
+def by_slurm(count):
+    """As SLURM tells its tasks; the port follows from the job's number."""
+    job = next(
+        job for job in range(os.getpid() % 2**12, 2**13) if is_free(job % 2**12 + 2**16 - 2**12)
+    )
+    common = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    common |= {"SLURM_NTASKS": str(count)}
+    return [([], common | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(count)]
+
+
+def is_free(port):
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) != 0
+
+
 @pytest.fixture(scope="module")
 def start(inputs, starter):
     """Starts the run of `inputs` in `count` processes that share the devices."""
 
-    def start(workdir, *flags, count=1, devices=8, of_process=lambda _: ()):
-        several = [f"--coordinator_address={free_address()}", f"--num_processes={count}"]
+    def start(workdir, *flags, count=1, devices=8, meet=by_flags, of_process=lambda _: ()):
+        common = [f"--config={inputs}/config.py", f"--workdir={workdir}", *flags]
         commands = [
-            [
-                *(f"--config={inputs}/config.py", f"--workdir={workdir}", *flags),
-                *([*several, f"--process_id={index}"] if count > 1 else []),
-                *of_process(index),
-            ]
-            for index in range(count)
+            ([*common, *found, *of_process(index)], environment)
+            for index, (found, environment) in enumerate(meet(count))
         ]
         return starter.start(commands, devices=devices // count)
 
@@ -187,20 +203,25 @@ def test_two_processes_do_the_run_of_one(inputs, alone, of_two):
         assert sum(n for p, n in opened.items() if p.startswith(f"{inputs}/train/")) == 4 * 12 + 1
 
 
-@pytest.mark.parametrize("layout", [ONE_DEVICE, FSDP], ids=["1 device", "2 processes, 8 fsdp"])
-def test_any_layout_does_the_same_run(inputs, alone, run, layout):
-    count, devices, mesh = layout
-    workdir = alone.parent / f"{count} of {devices}"
-    codes, _, stderr, _ = run(workdir, *mesh, count=count, devices=devices)
-    assert codes == [0] * count, stderr
+def test_one_device_does_the_same_run(inputs, alone, run):
+    workdir = alone.parent / "one_device"
+    codes, _, stderr, _ = run(workdir, devices=1)
+    assert codes == [0], stderr
+    assert_same_run(inputs, workdir, alone)
+
+
+def test_a_split_state_does_the_same_run_in_tasks_of_slurm(inputs, alone, run):
+    workdir = alone.parent / "fsdp"
+    codes, stdout, stderr, _ = run(workdir, *FSDP, count=2, meet=by_slurm)
+    assert codes == [0, 0], stderr
+    assert "of 2 processes, as 1 data x 8 fsdp x 1 model" in stdout[0]
     assert_same_run(inputs, workdir, alone)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(inputs, alone, run):
-    count, devices, mesh = SPLIT
     workdirs = [alone.parent / name for name in ("four", "four_one", "four_one_two")]
-    codes, stdout, stderr, _ = run(workdirs[0], *mesh, count=count, devices=devices)
-    assert codes == [0] * count, stderr
+    codes, stdout, stderr, _ = run(workdirs[0], *SPLIT, count=4)
+    assert codes == [0] * 4, stderr
     assert "of 4 processes, as 2 data x 2 fsdp x 2 model" in stdout[0]
     assert not any(stdout[1:])
     assert_same_run(inputs, workdirs[0], alone)
@@ -353,7 +374,8 @@ def test_flags_that_do_not_fit_are_refused(inputs, alone, starter):
     with socket.create_server(("", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         cases["a port in use"] = (flags_of(address, process=0), "do not find each other")
-        started = starter.start([[*common, *flags] for flags, _ in cases.values()], devices=1)
+        commands = [([*common, *flags], {}) for flags, _ in cases.values()]
+        started = starter.start(commands, devices=1)
         codes = starter.finish(started, timeout=60)
     for name, code, out, err in zip(cases, codes, *told_by(started), strict=True):
         assert code == 2, (name, code, err)
