@@ -141,6 +141,16 @@ def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_pat
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["x", None, True, float("nan"), float("inf"), 0])
+def test_image_statistics_that_are_no_numbers(value, source, tmp_path):
+    convert(source, tmp_path / "target")
+    edit_json(
+        tmp_path / "target" / "clip.json", lambda record: record["image_std"].insert(0, value)
+    )
+    with pytest.raises(UserError, match="image statistics are not usable"):
+        load_converted(tmp_path / "target")
+
+
 def test_a_bit_of_a_weight_is_told(source, tmp_path):
     convert(source, tmp_path / "target")
     files = [path for path in (tmp_path / "target" / "params").rglob("*") if path.is_file()]
