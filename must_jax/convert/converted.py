@@ -211,8 +211,9 @@ def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
             f"{found.get(wrong[0])}, not {wanted.get(wrong[0])}; convert again"
         )
     numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
-    are_numbers = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
-    if not are_numbers or len(numbers) != 7 or min(spec.image_std) <= 0:
+    usable = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
+    colours = len(spec.image_mean) == len(spec.image_std) == 3
+    if not usable or not colours or min(spec.image_std) <= 0:
         raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
 
 
