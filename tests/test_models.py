@@ -139,7 +139,7 @@ def test_a_patch_is_pooled_by_siglips_head_as_if_it_were_alone():
             node = params
             for name in parts[2:-1]:
                 node = node.setdefault(name, {})
-            node[parts[-1]] = rule.transform(tensors[rule.sources[0]], spec)
+            node[parts[-1]] = rule.transform.to_param(tensors[rule.sources[0]], spec)
     pool = AttentionPool(spec, jnp.float32)
     ours = pool.apply({"params": params}, tokens.numpy(), method="patches")
     # A few hundred float32 products of order one.
