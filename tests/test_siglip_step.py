@@ -145,7 +145,7 @@ def test_losses_and_gradients_are_those_of_torch(checkpoint, setup):
         if rule.path.startswith("vision/"):
             # A gradient moves into this layout as its parameter does.
             layers = [
-                rule.transform(np.concatenate([sources[key] for key in keys]), spec.vision)
+                rule.transform.to_param(np.concatenate([sources[key] for key in keys]), spec.vision)
                 for keys in rule.keys(depths)
             ]
             path = rule.path.removeprefix("vision/")
