@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -291,7 +292,8 @@ class Checkpoints:
 
 @functools.cache
 def _silence_writes_that_come_late() -> None:
-    """Tensorstore prints a traceback for each write that ends after orbax gave up on all."""
+    """No word of each write that tensorstore ends, or orbax drops, after it gave up on all."""
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
     show = sys.unraisablehook
 
     def show_others(told: Any) -> None:

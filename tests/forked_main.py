@@ -19,7 +19,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A process, and the files that it writes to: stdout, stderr, and what it opened how often."""
+    """A process, and the files that it writes to: stdout, stderr, and what it opened how often.
+
+    The last is not there with `--profile`: `jax.profiler` calls audit hooks in the name of threads
+    that are running elsewhere, which ends in a crash now and then.
+    """
 
     pid: int
     out: pathlib.Path
@@ -97,8 +101,9 @@ def _become(main, *, flags, files, devices, environment):
         if event == "open" and isinstance(arguments[0], str):
             counts[arguments[0]] += 1
 
-    atexit.register(lambda: pathlib.Path(opened).write_text(json.dumps(counts)))
-    sys.addaudithook(count)
+    if not any(flag.startswith("--profile") for flag in flags):
+        atexit.register(lambda: pathlib.Path(opened).write_text(json.dumps(counts)))
+        sys.addaudithook(count)
     os.environ.update(environment)
     jax.config.update("jax_num_cpu_devices", devices)
     sys.argv = ["must_jax", *flags]

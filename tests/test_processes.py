@@ -139,11 +139,8 @@ def alone(run_alone):
 def of_two(run, alone):
     """A run of two processes, which split the batch: its workdir, what they told, and they."""
     workdir = alone.parent / "of_two"
-    codes, stdout, stderr, started = run(workdir, "--profile=5:6", count=2)
+    codes, stdout, stderr, started = run(workdir, count=2)
     assert codes == [0, 0], stderr
-    traces = {path.name: list(path.rglob("*.pb")) for path in (workdir / "profile").iterdir()}
-    assert traces.keys() == {"process_0", "process_1"}
-    assert all(len(files) == 1 for files in traces.values())
     return workdir, stdout, started
 
 
@@ -226,9 +223,12 @@ def test_one_device_does_the_same_run(inputs, alone, run):
 
 def test_a_split_state_does_the_same_run_in_tasks_of_slurm(inputs, alone, run):
     workdir = alone.parent / "fsdp"
-    codes, stdout, stderr, _ = run(workdir, *FSDP, count=2, meet=by_slurm)
+    codes, stdout, stderr, _ = run(workdir, *FSDP, "--profile=5:6", count=2, meet=by_slurm)
     assert codes == [0, 0], stderr
     assert "of 2 processes, as 1 data x 8 fsdp x 1 model" in stdout[0]
+    traces = {path.name: list(path.rglob("*.pb")) for path in (workdir / "profile").iterdir()}
+    assert traces.keys() == {"process_0", "process_1"}
+    assert all(len(files) == 1 for files in traces.values())
     assert_same_run(inputs, workdir, alone)
 
 
