@@ -6,8 +6,8 @@ Five seeds of the recipe, and of settings that are broken on purpose. Prints one
 accuracy on the test images of zero-shot CLIP, and of the teacher at the last epoch, at the one that
 was chosen without labels, and at the one that is best by labels; and the alarms at the end. A run
 is called broken where it ends below zero-shot CLIP, which no setting's name decides. Runs that are
-finished in WORKDIR are not repeated, so take another one after a change. About forty minutes on two
-CPU cores.
+finished in WORKDIR are not repeated, so take another one after a change; those that benchmarks/digits.py
+makes as well, it may find there. About forty minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 from digits import prepare_clip, run
 
 SETTINGS = {
-    "the recipe": [],
-    "no fairness": ["--config.fair_weight=0.0"],
-    "no self-training": ["--config.self_train_weight=0.0"],
+    "the method": [],
+    "without fairness": ["--config.fair_weight=0.0"],
+    "without self-training": ["--config.self_train_weight=0.0"],
     "300 x the learning rate": ["--config.learning_rate=0.3"],
-    "no fairness, no threshold, 30 x the learning rate": [
+    "without fairness or threshold, 30 x the learning rate": [
         "--config.fair_weight=0.0",
         "--config.confidence_threshold=0.0",
         "--config.learning_rate=0.03",
