@@ -6,8 +6,8 @@ Five seeds of the recipe, and of settings that are broken on purpose. Prints one
 accuracy on the test images of zero-shot CLIP, and of the teacher at the last epoch, at the one that
 was chosen without labels, and at the one that is best by labels; and the alarms at the end. A run
 is called broken where it ends below zero-shot CLIP, which no setting's name decides. Runs that are
-finished in WORKDIR are not repeated, so take another one after a change; those that benchmarks/digits.py
-makes as well, it may find there. About forty minutes on two CPU cores.
+finished in WORKDIR are not repeated, so take another one after a change; ten of them are runs of
+benchmarks/digits.py too. About forty minutes on two CPU cores.
 """
 
 from __future__ import annotations
