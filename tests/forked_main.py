@@ -74,7 +74,7 @@ class Starter:
             started.append(Started(self._ask(start=told), *files))
         return started
 
-    def finish(self, started, *, timeout=240):
+    def finish(self, started, *, timeout=600):
         """Exit codes, negative where a signal ended a process, as it does all at the timeout."""
         return self._ask(finish=[process.pid for process in started], timeout=timeout)
 

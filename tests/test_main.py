@@ -133,6 +133,7 @@ def test_without_jit_the_same_command_runs(inputs, tmp_path):
         "--config.dataset.test=",
         "--config.batch_size=16",
         "--config.epochs=1",
+        "--config.probe_images=4",
         "--config.loader.num_threads=0",
     ]
     commands = {"jitted": [], "plain": ["--disable_jit"]}

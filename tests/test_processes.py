@@ -259,7 +259,7 @@ def test_killed_processes_end_the_run_at_once_and_it_goes_on_bit_for_bit(of_two,
             time.sleep(0.01)
         os.kill(started[victim].pid, signal.SIGKILL)
         killed = time.monotonic()
-        codes = starter.finish(started, timeout=60)
+        codes = starter.finish(started)
         assert time.monotonic() - killed < 30
         _, stderr = told_by(started)
         survivor = 1 - victim
@@ -337,7 +337,7 @@ def test_two_processes_predict_what_one_does(alone, run, tmp_path):
 
 def test_asked_to_stop_all_processes_save_at_one_step(alone, start, starter):
     workdir = alone.parent / "stopped"
-    flags = ["--config.epochs=60", "--config.eval_every_epochs=60"]
+    flags = ["--config.epochs=20", "--config.eval_every_epochs=20"]
     started = start(workdir, *flags, count=2)
     log = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
@@ -348,13 +348,13 @@ def test_asked_to_stop_all_processes_save_at_one_step(alone, start, starter):
     stdout, stderr = told_by(started)
     assert codes == [os.EX_TEMPFAIL] * 2, stderr
     step = int(stdout[0].splitlines()[-1].split()[6])
-    assert 0 < step < 240
-    assert stdout[0].splitlines()[-1] == f"asked to stop: saved at step {step} of 240"
+    assert 0 < step < 80
+    assert stdout[0].splitlines()[-1] == f"asked to stop: saved at step {step} of 80"
     assert not stdout[1]
     # Both wrote their part: it is whole, and goes on in one process too.
     started = start(workdir, *flags, "--config.loader.num_threads=1")
     assert starter.finish(started) == [0]
-    assert f"resuming {workdir} at step {step} of 240" in told_by(started)[0][0]
+    assert f"resuming {workdir} at step {step} of 80" in told_by(started)[0][0]
 
 
 def flags_of(address="127.0.0.1:1234", count=2, process=1):
@@ -390,7 +390,7 @@ def test_flags_that_do_not_fit_are_refused(inputs, alone, starter):
         cases["a port in use"] = (flags_of(address, process=0), "do not find each other")
         commands = [([*common, *flags], {}) for flags, _ in cases.values()]
         started = starter.start(commands, devices=1)
-        codes = starter.finish(started, timeout=60)
+        codes = starter.finish(started)
     for name, code, out, err in zip(cases, codes, *told_by(started), strict=True):
         assert code == 2, (name, code, err)
         # Of a port in use the runtime complains too.
