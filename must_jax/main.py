@@ -217,9 +217,9 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
     return reporting
 
 
-def run() -> None:
-    """The console command `must-jax`."""
-    app.run(_reporting(main), flags_parser=_reporting(parse_flags))
+def run(command: Callable[[Sequence[str]], Any] = main) -> None:
+    """Runs a command, without one the console's `must-jax`; bad input ends it with one line."""
+    app.run(_reporting(command), flags_parser=_reporting(parse_flags))
 
 
 if __name__ == "__main__":
