@@ -1,6 +1,6 @@
 """Whether `--mode=predict` needs more memory for more images: it must not.
 
-    python benchmarks/predict_memory.py --workdir runs/digits [--images 20000 200000]
+    python benchmarks/predict_memory.py --workdir runs/digits [--images 100000 300000]
 
 Predicts ArrayRecord shards of tiny generated images with a finished run, each number of images in a
 process of its own, and prints the most memory that it held.
@@ -41,7 +41,7 @@ def write_shards(folder: pathlib.Path, *, num_images: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--images", type=int, nargs="+", default=[20_000, 200_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[100_000, 300_000])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for num_images in args.images:

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,11 +103,10 @@ class NonFiniteSteps:
         fetched = jax.device_get(dict(started.metrics))
         values = {name: float(value) for name, value in fetched.items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
-        named = ", ".join(self._source.name_of(record) for record in everywhere[:NAMED_RECORDS])
-        more = len(everywhere) - NAMED_RECORDS
+        names = [self._source.name_of(record) for record in everywhere]
         say(
-            f"step {started.step} skipped: {', '.join(bad)} not finite; its images are {named}"
-            + (f" and {more} more" if more > 0 else "")
+            f"step {started.step} skipped: {', '.join(bad)} not finite; its images are "
+            f"{name_some(names)}"
         )
         if self.in_a_row < self._limit:
             return
@@ -116,7 +115,7 @@ class NonFiniteSteps:
             "step": started.step,
             "steps_per_epoch": self._steps_per_epoch,
             "metrics": {name: repr(value) for name, value in values.items()},
-            "images": [self._source.name_of(record) for record in everywhere],
+            "images": names,
         }
         _dump(folder, state=state, batch=started.batch, told=told)
         raise UserError(
@@ -124,6 +123,12 @@ class NonFiniteSteps:
             f"({', '.join(bad)}): lower config.learning_rate, or look for what is wrong with "
             f"--mode=replay --disable_jit, which repeats that step from {folder}"
         )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first images of a batch in words, and how many more there are."""
+    more = len(names) - NAMED_RECORDS
+    return ", ".join(names[:NAMED_RECORDS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _dump(
