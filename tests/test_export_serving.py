@@ -128,9 +128,12 @@ def test_the_loader_in_the_docs(artifact, evaluated, tmp_path):
     views, _, logits = evaluated
     np.save(tmp_path / "views.npy", views)
     code = code.replace("exports/digits", str(artifact))
-    given = "import numpy; images = numpy.load('views.npy')\n"
+    code, count = re.subn(
+        r"^images = .*", "images = np.load('views.npy')", code, flags=re.MULTILINE
+    )
+    assert count == 1
     shown = "\nprint(json.dumps([names, np.asarray(probabilities).tolist()]))"
-    names, rows = json.loads(python(given + code + shown, cwd=tmp_path).splitlines()[-1])
+    names, rows = json.loads(python(code + shown, cwd=tmp_path).splitlines()[-1])
     assert tuple(names) == tiny_run.CLASSES
     expected = np.asarray(jax.nn.softmax(logits["teacher"]))
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
