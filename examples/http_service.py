@@ -71,7 +71,10 @@ def main() -> None:
     sys.path.insert(0, args.artifact)
     from classifier import Classifier, decode
 
-    Handler.classifier, Handler.decode = Classifier(), staticmethod(decode)
+    try:
+        Handler.classifier, Handler.decode = Classifier(), staticmethod(decode)
+    except ImportError as error:
+        parser.error(str(error))
     size = Handler.classifier.image_size
     Handler.classifier([np.zeros((size, size, 3), np.uint8)])  # compiles before the first request
     server = http.server.ThreadingHTTPServer((args.host, args.port), Handler)

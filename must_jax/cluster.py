@@ -31,6 +31,17 @@ def detected_count() -> int:
     return 1
 
 
+def quiet_tpu_library() -> None:
+    """Keeps libtpu, which planning brings along, from looking for its pod where there is no chip.
+
+    JAX has it skip the metadata server there, upon which it complains in several lines of stderr
+    that nobody told it its hosts.
+    """
+    if "TPU_SKIP_MDS_QUERY" in os.environ:
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_HOST_BOUNDS", "1,1,1")
+
+
 def _no_indexed_job() -> bool:
     return INDEXED_JOB not in os.environ
 

@@ -4,13 +4,12 @@ python -m must_jax.export --workdir=runs/digits --target=exports/digits --format
 """
 
 import os
-import sys
 from collections.abc import Sequence
 
 # Read when jax is imported: what is written is the same wherever it is written.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from must_jax import main as command
 from must_jax.config import read_config
@@ -61,25 +60,5 @@ def _required(name: str) -> str:
     return value
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        return command.parse_flags(argv)
-    except UserError as error:
-        _refuse(error)
-        raise
-
-
-def _refuse(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(command.EXIT_USER_ERROR)
-
-
-def _run(argv: Sequence[str]) -> None:
-    try:
-        main(argv)
-    except UserError as error:
-        _refuse(error)
-
-
 if __name__ == "__main__":
-    app.run(_run, flags_parser=_parse_flags)
+    command.run(main)

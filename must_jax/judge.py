@@ -1,5 +1,6 @@
 """How a run goes where nobody has labels: measures, alarms and a choice at every evaluation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from must_jax.probe import Probe
@@ -12,10 +13,13 @@ from must_jax.state import Params
 class Judge:
     """Keeps `notes.probe` and `notes.evaluations`, from which it judges."""
 
-    def __init__(self, probe: Probe, notes: RunNotes, *, threshold: float):
+    def __init__(
+        self, probe: Probe, notes: RunNotes, *, threshold: float, class_names: Sequence[str]
+    ):
         """`threshold` is the confidence above which an image is trained on."""
         self._probe = probe
         self._notes = notes
+        self._class_names = class_names
         self._threshold = threshold
 
     def begin(self, zero_shot: Params, **keywords: Any) -> None:
@@ -39,7 +43,7 @@ class Judge:
             threshold=self._threshold,
         )
         rung = notes.evaluations[-1]["alarms"] if notes.evaluations else {}
-        told = alarms([*self._history(), quality])
+        told = alarms([*self._history(), quality], class_names=self._class_names)
         for alarm in told:
             if alarm.name not in rung:
                 say(f"ALARM, {alarm.name}: {alarm.told}; {alarm.advice}")

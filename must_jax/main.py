@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from must_jax import distributed, profiling
+from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import StoppedError, UserError
@@ -110,6 +111,7 @@ def main(argv: Sequence[str]) -> None:
         config = read_config(os.path.join(workdir, CONFIG_FILE))
     if config is None:
         raise UserError("--config is missing; give a config file, such as configs/digits.py")
+    quiet_tpu_library()
     distributed.initialize(
         coordinator_address=_COORDINATOR.value,
         num_processes=_NUM_PROCESSES.value,
@@ -217,9 +219,9 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
     return reporting
 
 
-def run() -> None:
-    """The console command `must-jax`."""
-    app.run(_reporting(main), flags_parser=_reporting(parse_flags))
+def run(command: Callable[[Sequence[str]], Any] = main) -> None:
+    """Runs a command, without one the console's `must-jax`; bad input ends it with one line."""
+    app.run(_reporting(command), flags_parser=_reporting(parse_flags))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -13,8 +14,21 @@ from must_jax.errors import UserError
 from must_jax.tensorboard import EventFiles
 
 
+def strict_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """An object as JSON, which has neither NaN nor infinity (RFC 8259): both are null in it."""
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: strict(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [strict(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(strict(values), indent=indent, allow_nan=False)
+
+
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-    """Writes `values` whole or not at all, on the first process only.
+    """Writes `values` by `strict_json`, whole or not at all, on the first process only.
 
     Raises:
       UserError: it can't be written.
@@ -23,7 +37,7 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
         return
     temporary = f"{os.fspath(path)}.tmp"
     try:
-        pathlib.Path(temporary).write_text(json.dumps(values, indent=2) + "\n")
+        pathlib.Path(temporary).write_text(strict_json(values, indent=2) + "\n")
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
@@ -58,7 +72,7 @@ class MetricWriter:
         """Writes `scalars` under their names."""
         if not self._writes:
             return
-        self._unwritten += json.dumps({"step": step, **scalars}).encode() + b"\n"
+        self._unwritten += strict_json({"step": step, **scalars}).encode() + b"\n"
         self._write_lines()
         self._events.write(step, scalars)
 

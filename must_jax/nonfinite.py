@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,16 @@ from must_jax.state import TrainState
 
 DUMP = "nonfinite"  # folder below the workdir
 NAMED_RECORDS = 8  # of a batch, in the log; the dump has all
+
+
+@dataclasses.dataclass(frozen=True)
+class _Started:
+    """A step that the device may still be at, as `note` takes it."""
+
+    step: int
+    metrics: Mapping[str, Any]
+    batch: Mapping[str, jax.Array]
+    records: np.ndarray
 
 
 class NonFiniteSteps:
@@ -49,9 +59,7 @@ class NonFiniteSteps:
         self._steps_per_epoch = steps_per_epoch
         self._workdir = workdir
         self._limit = limit
-        self._unseen: collections.deque[tuple[int, Any, Mapping[str, Any], np.ndarray]] = (
-            collections.deque()
-        )
+        self._unseen: collections.deque[_Started] = collections.deque()
         self.count = count
         self.in_a_row = in_a_row
 
@@ -76,53 +84,51 @@ class NonFiniteSteps:
         Raises:
           UserError: too many in a row were not finite; the last one can be replayed.
         """
-        self._unseen.append((step, metrics, batch, records))
+        self._unseen.append(_Started(step, metrics, batch, records))
         while self._unseen and (self.in_a_row or len(self._unseen) > STEPS_AHEAD):
-            self._look(*self._unseen.popleft(), state=state)
+            self._look(self._unseen.popleft(), state)
 
     def finish(self, state: TrainState) -> None:
         """Looks at all that was started."""
         while self._unseen:
-            self._look(*self._unseen.popleft(), state=state)
+            self._look(self._unseen.popleft(), state)
 
-    def _look(
-        self,
-        step: int,
-        metrics: Mapping[str, Any],
-        batch: Mapping[str, jax.Array],
-        records: np.ndarray,
-        *,
-        state: TrainState,
-    ) -> None:
-        if metrics["is_finite"]:
+    def _look(self, started: _Started, state: TrainState) -> None:
+        if started.metrics["is_finite"]:
             self.in_a_row = 0
             return
         self.count += 1
         self.in_a_row += 1
-        everywhere = [r for theirs in distributed.gather(records.tolist()) for r in theirs]
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        everywhere = [r for theirs in distributed.gather(started.records.tolist()) for r in theirs]
+        fetched = jax.device_get(dict(started.metrics))
+        values = {name: float(value) for name, value in fetched.items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
-        named = ", ".join(self._source.name_of(record) for record in everywhere[:NAMED_RECORDS])
-        more = len(everywhere) - NAMED_RECORDS
+        names = [self._source.name_of(record) for record in everywhere]
         say(
-            f"step {step} skipped: {', '.join(bad)} not finite; its images are {named}"
-            + (f" and {more} more" if more > 0 else "")
+            f"step {started.step} skipped: {', '.join(bad)} not finite; its images are "
+            f"{name_some(names)}"
         )
         if self.in_a_row < self._limit:
             return
         folder = pathlib.Path(self._workdir).absolute() / DUMP
         told = {
-            "step": step,
+            "step": started.step,
             "steps_per_epoch": self._steps_per_epoch,
             "metrics": {name: repr(value) for name, value in values.items()},
-            "images": [self._source.name_of(record) for record in everywhere],
+            "images": names,
         }
-        _dump(folder, state=state, batch=batch, told=told)
+        _dump(folder, state=state, batch=started.batch, told=told)
         raise UserError(
-            f"{self.in_a_row} steps in a row were not finite, up to step {step} "
+            f"{self.in_a_row} steps in a row were not finite, up to step {started.step} "
             f"({', '.join(bad)}): lower config.learning_rate, or look for what is wrong with "
             f"--mode=replay --disable_jit, which repeats that step from {folder}"
         )
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first images of a batch in words, and how many more there are."""
+    more = len(names) - NAMED_RECORDS
+    return ", ".join(names[:NAMED_RECORDS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _dump(

@@ -5,7 +5,6 @@ python -m must_jax.plan --config=configs/imagenet.py:b16 --topology=v5e:16x16
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 # Read when jax is imported, or its compilers are: this machine's own devices are not wanted.
@@ -15,7 +14,7 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # none of them drives a chip
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the CUDA compiler's notes on having no device
 
-from absl import app, flags
+from absl import flags
 
 from must_jax import config as config_lib
 from must_jax import main as command
@@ -85,25 +84,5 @@ def _batch_sizes(told: Sequence[str]) -> list[int]:
     return [int(size) for size in told]
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-    try:
-        return command.parse_flags(argv)
-    except UserError as error:
-        _refuse(error)
-        raise
-
-
-def _refuse(error: UserError) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(command.EXIT_USER_ERROR)
-
-
-def _run(argv: Sequence[str]) -> None:
-    try:
-        main(argv)
-    except UserError as error:
-        _refuse(error)
-
-
 if __name__ == "__main__":
-    app.run(_run, flags_parser=_parse_flags)
+    command.run(main)

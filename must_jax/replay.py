@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from must_jax import sharding
 from must_jax.compile import jit_train_step
 from must_jax.experiment import build
-from must_jax.nonfinite import read_dump
+from must_jax.nonfinite import name_some, read_dump
 from must_jax.progress import say
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -40,7 +40,7 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
     rows = sharding.batch_sharding(mesh)
     on_mesh = sharding.put(batch, dict.fromkeys(batch, rows))
-    say(f"step {told['step']}, on {', '.join(told['images'])}")
+    say(f"step {told['step']}, on {name_some(told['images'])}")
     for name in ("params", "teacher_params"):
         _tell_largest(name, getattr(state, name))
     without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]

@@ -108,7 +108,12 @@ class _Run:
         self._scores: Scores | None = None
         self._predictor = Predictor(experiment, self._mesh)
         self._probe = Probe(self._predictor, self._source, num_images=config.probe_images)
-        self._judge = Judge(self._probe, self.notes, threshold=config.confidence_threshold)
+        self._judge = Judge(
+            self._probe,
+            self.notes,
+            threshold=config.confidence_threshold,
+            class_names=experiment.classes.names,
+        )
         # Copied, for the first step may reuse its memory; of a resumed run it is made anew.
         first = self.state.params["classifier"]
         self._classifier = None if self.step else np.array(distributed.whole(first))

@@ -128,12 +128,34 @@ def test_the_loader_in_the_docs(artifact, evaluated, tmp_path):
     views, _, logits = evaluated
     np.save(tmp_path / "views.npy", views)
     code = code.replace("exports/digits", str(artifact))
-    given = "import numpy; images = numpy.load('views.npy')\n"
+    code, count = re.subn(
+        r"^images = .*", "images = np.load('views.npy')", code, flags=re.MULTILINE
+    )
+    assert count == 1
     shown = "\nprint(json.dumps([names, np.asarray(probabilities).tolist()]))"
-    names, rows = json.loads(python(given + code + shown, cwd=tmp_path).splitlines()[-1])
+    names, rows = json.loads(python(code + shown, cwd=tmp_path).splitlines()[-1])
     assert tuple(names) == tiny_run.CLASSES
     expected = np.asarray(jax.nn.softmax(logits["teacher"]))
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("missing", "arguments", "told"),
+    [
+        ("flatbuffers", (), "JAX reads programs by flatbuffers: pip install flatbuffers"),
+        ("PIL", ("classifier.py",), "files are decoded by Pillow: pip install pillow"),
+        ("nothing", ("classifier.py",), "classifier.py is not a readable image"),
+    ],
+)
+def test_what_the_loader_misses_is_told_in_one_line(artifact, missing, arguments, told):
+    code = (
+        f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, "classifier.py", *arguments]
+    done = subprocess.run(command, cwd=artifact, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {told}\n")
 
 
 def test_choices(finished, artifact, evaluated, tmp_path):

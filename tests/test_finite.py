@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from must_jax import losses
 from must_jax.models import VisionTransformer
+from must_jax.nonfinite import name_some
 from must_jax.optimizer import make_optimizer
 from must_jax.state import init_params, init_state
 from must_jax.train_step import Method, compute_losses, train_step
@@ -150,3 +151,9 @@ def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison):
     after, metrics = step(dataclasses.replace(state, params=params), batch)
     assert metrics["is_finite"]
     assert not np.array_equal(after.params["decoder"]["kernel"], kernel)
+
+
+def test_a_long_batch_is_named_in_short():
+    names = [f"{n}.png" for n in range(10)]
+    assert name_some(names[:8]) == ", ".join(names[:8])
+    assert name_some(names) == ", ".join(names[:8]) + " and 2 more"

@@ -31,9 +31,11 @@ def test_the_lock_has_the_versions_of_the_constraints():
 
 
 def test_all_that_the_project_names_is_locked_but_torch():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, built_with = content["project"], content["build-system"]["requires"]
     extras = project["optional-dependencies"]
     named = [*project["dependencies"], *extras["digits"], *extras["plan"], *extras["test"]]
+    named += built_with
     names = {plain(re.match(r"[\w.-]+", one)[0]) for one in named} - {"must-jax", "torch"}
     assert names <= pins((ROOT / "requirements.lock").read_text()).keys(), WRITE
 

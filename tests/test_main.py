@@ -239,3 +239,19 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
         "error: config has no field batchsize; did you mean batch_size?\n",
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tpu_library_is_quiet_where_there_is_no_chip(inputs):
+    """With JAX left to find the devices: the tests have libtpu, for plans, and no chip."""
+    env = {name: value for name, value in os.environ.items() if name[:4] != "TPU_"}
+    command = [sys.executable, "-m", "must_jax.main", "--mode=zeroshot"]
+    done = subprocess.run(
+        [*command, f"--config={inputs}/config.py", "--config.batch_size=1"],
+        cwd=ROOT,
+        env=env | {"JAX_PLATFORMS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TPU" not in done.stderr

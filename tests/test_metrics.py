@@ -1,5 +1,6 @@
 """Metric files across resumes."""
 
+import contextlib
 import json
 import resource
 
@@ -29,6 +30,22 @@ def test_every_step_is_told_once_across_a_resume(tmp_path):
         {"step": 6, "train/loss": 60.0},
     ]
     assert not (tmp_path / "metrics.jsonl.tmp").exists()
+
+
+def test_files_are_json_that_any_reader_takes_also_of_a_run_that_diverged(tmp_path):
+    values = {"quality/teacher_information": float("nan"), "train/loss": float("inf"), "one": 1.0}
+    told = dict.fromkeys(list(values)[:2]) | {"one": 1.0}
+    with contextlib.closing(MetricWriter(str(tmp_path), step=0)) as writer:
+        writer.write(2, values)
+    write_json(tmp_path / "result.json", {"epochs": [(1, values)], "step": 2})
+
+    def refuse(name):
+        raise AssertionError(name)  # what Python takes for numbers and the standard does not
+
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=refuse) == {"step": 2} | told
+    text = (tmp_path / "result.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {"epochs": [[1, told]], "step": 2}
 
 
 def test_a_result_that_cannot_be_written(tmp_path):

@@ -4,6 +4,8 @@ import json
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 
 import kills
@@ -96,6 +98,18 @@ def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_pa
     assert code == 0, stderr
     assert f"at step {step} of 240" in stdout
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_what_is_not_done_in_the_grace_period_ends_with_a_word():
+    code = (
+        "import os, signal, time\nfrom must_jax.preemption import Preemption\n"
+        "with Preemption(grace_seconds=0.2).listening():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: asked to stop, and not done in 0.2 s (config.grace_sec")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def limit_file_size(process, size):

@@ -2,9 +2,10 @@
 
     pip install uv && python tools/make_lock.py
 
-constraints.txt is where versions are changed; this follows. Locked is what the extras `digits`,
-`plan` and `test` need on any platform, but not PyTorch, an oracle in the tests alone: its files,
-and the CUDA packages that they bring, differ by machine and index.
+constraints.txt is where versions are changed; this follows. Locked is what the project is built
+with, and what it and the extras `digits`, `plan` and `test` need on any platform, but not PyTorch,
+an oracle in the tests alone: its files, and the CUDA packages that they bring, differ by machine
+and index.
 """
 
 import pathlib
@@ -12,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
@@ -23,7 +25,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         nowhere = pathlib.Path(folder) / "overrides.txt"
         nowhere.write_text("torch; python_version < '0'\n")
-        command = ["uv", "pip", "compile", "pyproject.toml", "--constraint=constraints.txt"]
+        build = pathlib.Path(folder) / "build.txt"
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        build.write_text("\n".join(project["build-system"]["requires"]))
+        command = ["uv", "pip", "compile", "pyproject.toml", str(build)]
+        command += ["--constraint=constraints.txt"]
         command += [f"--extra={name}" for name in ("digits", "plan", "test")]
         command += [f"--override={nowhere}", "--universal", "--python-version=3.11"]
         command += ["--generate-hashes", "--no-header", "--no-annotate", "--no-emit-index-url"]

@@ -7,6 +7,7 @@ import glob
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -14,6 +15,9 @@ from must_jax.errors import UserError
 
 MAX_FILES = 1_000_000  # that braces may stand for
 _MAX_DIGITS = 18
+RETRY_SECONDS = (0.5, 2.0, 8.0)  # between tries of a remote read that fails
+# Trying again would not help.
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # How a remote file is read that is sought in: by large blocks, of which the last two are kept. What
 # file systems do by themselves differs; gcsfs asks for every tar header anew, several times.
 _IN_BLOCKS: dict[str, Any] = {
@@ -65,30 +69,40 @@ def exists(path: str) -> bool:
 
 
 def read_file(path: str) -> bytes:
-    """All bytes of a file.
+    """All bytes of a file; of a remote one, tried again for a while.
 
     Raises:
         OSError: They can't be had.
     """
     if is_remote(path):
-        with remote(path) as (system, inner):
-            return bytes(system.cat_file(inner))
+        return _read_remote(path)
     with open(path, "rb") as file:
         return file.read()
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
-    """`size` bytes of a file from byte `start` on, fewer where it ends before.
+    """`size` bytes of a file from byte `start` on, fewer where it ends before; as `read_file`.
 
     Raises:
         OSError: They can't be had.
     """
     if is_remote(path):
-        with remote(path) as (system, inner):
-            return bytes(system.cat_file(inner, start=start, end=start + size))
+        return _read_remote(path, start=start, end=start + size)
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         return file.read(size)
+
+
+def _read_remote(path: str, **limits: int) -> bytes:
+    for seconds in (*RETRY_SECONDS, None):
+        try:
+            with remote(path) as (system, inner):
+                return bytes(system.cat_file(inner, **limits))
+        except OSError as error:
+            if seconds is None or isinstance(error, _LASTING):
+                raise
+            time.sleep(seconds)
+    raise AssertionError  # the last try has raised
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The classifier that lies beside this file: images in, probabilities and names out.
 
+    pip install jax flatbuffers pillow
     python classifier.py photo.jpg ...
 
-Needs jax and flatbuffers, and Pillow where images come as files. It imports nothing else.
+Without files, arrays alone, Pillow isn't needed. It imports nothing else.
 """
 
 import contextlib
@@ -31,9 +32,20 @@ class Classifier:
     """
 
     def __init__(self, folder: str | pathlib.Path = pathlib.Path(__file__).parent):
-        """Reads the artifact; each number of images compiles when it comes first."""
+        """Reads the artifact; each number of images compiles when it comes first.
+
+        Raises:
+          ImportError: flatbuffers is missing, by which JAX reads programs.
+          OSError: a file of the artifact is.
+        """
         folder = pathlib.Path(folder)
-        program = jax.export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+        data = bytearray((folder / "program.bin").read_bytes())
+        try:
+            program = jax.export.deserialize(data)
+        except ImportError as error:
+            raise ImportError(
+                "JAX reads programs by flatbuffers: pip install flatbuffers"
+            ) from error
         with np.load(folder / "weights.npz") as weights:
             self._weights = jax.device_put(dict(weights))
         about = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
@@ -53,8 +65,16 @@ class Classifier:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """An image file as (H, W, 3) uint8: upright, its transparent pixels on white."""
-    from PIL import Image, ImageOps
+    """An image file as (H, W, 3) uint8: upright, its transparent pixels on white.
+
+    Raises:
+      ImportError: Pillow is missing.
+      Exception: of many types, where the bytes are no image.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("files are decoded by Pillow: pip install pillow") from error
 
     image: Image.Image = Image.open(io.BytesIO(data))
     image.load()
@@ -127,10 +147,25 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-if __name__ == "__main__":
+def main(paths: list[str]) -> None:
+    """Prints the five most probable classes of each file."""
     classifier = Classifier()
-    for path in sys.argv[1:]:
-        (row,) = classifier([pathlib.Path(path).read_bytes()])
+    for path in paths:
+        data = pathlib.Path(path).read_bytes()
+        try:
+            image = decode(data)
+        except ImportError:
+            raise
+        except Exception as error:  # Pillow raises many types for what is no image
+            raise ValueError(f"{path} is not a readable image") from error
+        (row,) = classifier([image])
         best = np.argsort(-row)[:5]
         told = ", ".join(f"{classifier.names[i]} {row[i]:.4f}" for i in best)
         print(f"{path}: {told}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -9,7 +9,7 @@ import pathlib
 
 from must_jax.predictions.rows import columns
 
-ROW_GROUP = 1 << 16  # rows that are in memory at once
+ROW_GROUP = 1 << 14  # rows, of which two groups are in memory at once
 
 
 def write_parquet(source: pathlib.Path, path: pathlib.Path, *, top_k: int) -> None:

@@ -48,7 +48,9 @@ def diverged(history: Sequence[Quality]) -> Alarm | None:
     )
 
 
-def collapse(history: Sequence[Quality]) -> Alarm | None:
+def collapse(
+    history: Sequence[Quality], *, class_names: Sequence[str] | None = None
+) -> Alarm | None:
     """Some classes take over from others.
 
     Classes in use are counted as exp(entropy) (Hill, 1973, "Diversity and evenness"), which is K
@@ -62,11 +64,12 @@ def collapse(history: Sequence[Quality]) -> Alarm | None:
     before = others(now.zeroshot)
     for name, one in (("teacher", now.teacher), ("student", now.student)):
         if others(one) < COLLAPSED * before:
+            largest = one.largest_class
+            called = class_names[largest] if class_names else f"class {largest}"
             return Alarm(
                 "collapse",
-                f"the {name} takes {one.largest_share:.1%} of the images for class "
-                f"{one.largest_class}, and uses {others(one) + 1:.1f} classes as it were, of "
-                f"zero-shot CLIP's {before + 1:.1f}",
+                f"the {name} takes {one.largest_share:.1%} of the images for {called}, and uses "
+                f"{others(one) + 1:.1f} classes as it were, of zero-shot CLIP's {before + 1:.1f}",
                 "raise config.fair_weight or config.confidence_threshold, or lower "
                 "config.learning_rate; if your classes are that unequal, all is well",
             )
@@ -123,18 +126,23 @@ def departed(history: Sequence[Quality]) -> Alarm | None:
     )
 
 
-ALARMS = (diverged, collapse, unsure, unselective, departed)
-
-
-def alarms(history: Sequence[Quality]) -> list[Alarm]:
+def alarms(history: Sequence[Quality], *, class_names: Sequence[str] | None = None) -> list[Alarm]:
     """What is wrong at the last of a run's evaluations, which are in their order, if anything is.
 
-    Predictions that are no numbers are told alone, for nothing else then has a meaning.
+    Predictions that are no numbers are told alone, for nothing else then has a meaning. A class is
+    told by its name in `class_names`, (K,), or where nobody knows them by its number.
     """
     if not history:
         return []
-    found = [alarm for alarm in (rings(history) for rings in ALARMS) if alarm]
-    return [alarm for alarm in found if alarm.name == "diverged"] or found
+    if no_numbers := diverged(history):
+        return [no_numbers]
+    rung = (
+        collapse(history, class_names=class_names),
+        unsure(history),
+        unselective(history),
+        departed(history),
+    )
+    return [alarm for alarm in rung if alarm]
 
 
 def choose(history: Sequence[Quality]) -> int:

@@ -16,7 +16,8 @@ Points = Sequence[tuple[float, float]]
 def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Points]:
     """Each metric over epochs, by the name that it has in the file.
 
-    Lines that are no JSON, as a kill leaves them, are passed over; so is a missing file.
+    Lines that are no JSON, as a kill leaves them, are passed over; so is a missing file. What is
+    null there was no number.
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
@@ -28,7 +29,8 @@ def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Point
             values = json.loads(line)
             step = values.pop("step")
             for name, value in values.items():
-                found[name].append((step / steps_per_epoch, float(value)))
+                number = math.nan if value is None else float(value)
+                found[name].append((step / steps_per_epoch, number))
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return {name: thinned(points) for name, points in found.items()}
