@@ -27,6 +27,9 @@ class FailedImages:
             self.records.add(record)
             try:
                 decode_record(self._source, record)
+                # As when a bucket is back that was away.
+                name = self._source.name_of(record)
+                self._unshared[record] = f"{name}: could not be read when its turn came"
             except UndecodableImageError as error:
                 self._unshared[record] = str(error)
 

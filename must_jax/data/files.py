@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import itertools
 import os
+import random
 import re
+import sys
 import time
-from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar, cast
 
-from must_jax.errors import UserError
+from must_jax.errors import UserError, one_line
+
+_T = TypeVar("_T")
 
 MAX_FILES = 1_000_000  # that braces may stand for
 _MAX_DIGITS = 18
-RETRY_SECONDS = (0.5, 2.0, 8.0)  # between tries of a remote read that fails
-# Trying again would not help.
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # How a remote file is read that is sought in: by large blocks, of which the last two are kept. What
 # file systems do by themselves differs; gcsfs asks for every tar header anew, several times.
 _IN_BLOCKS: dict[str, Any] = {
@@ -25,6 +27,14 @@ _IN_BLOCKS: dict[str, Any] = {
     "block_size": 2**23,
     "cache_options": {"maxblocks": 2},
 }
+# Seconds between the tries of a remote read. The libraries try again too, each in its own way: s3fs
+# gives up after some 10 s of answers that the service is busy, and 2 s of answers cut short.
+_WAITS = (1, 2, 4, 8, 16, 32)
+# What another try does not mend: of the file itself, and of the disk that it is copied to.
+_FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_SILENCE = 60.0  # seconds from one line about failing reads to the next, whatever their number
+_last_told = -_SILENCE
 
 
 def is_remote(path: str) -> bool:
@@ -69,55 +79,55 @@ def exists(path: str) -> bool:
 
 
 def read_file(path: str) -> bytes:
-    """All bytes of a file; of a remote one, tried again for a while.
+    """All bytes of a file.
 
     Raises:
         OSError: They can't be had.
     """
     if is_remote(path):
-        return _read_remote(path)
+        return _patiently(path, lambda system, inner: bytes(system.cat_file(inner)))
     with open(path, "rb") as file:
         return file.read()
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
-    """`size` bytes of a file from byte `start` on, fewer where it ends before; as `read_file`.
+    """`size` bytes of a file from byte `start` on, fewer where it ends before.
 
     Raises:
         OSError: They can't be had.
     """
     if is_remote(path):
-        return _read_remote(path, start=start, end=start + size)
+        part = {"start": start, "end": start + size}
+        return _patiently(path, lambda system, inner: bytes(system.cat_file(inner, **part)))
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         return file.read(size)
 
 
-def _read_remote(path: str, **limits: int) -> bytes:
-    for seconds in (*RETRY_SECONDS, None):
-        try:
-            with remote(path) as (system, inner):
-                return bytes(system.cat_file(inner, **limits))
-        except OSError as error:
-            if seconds is None or isinstance(error, _LASTING):
-                raise
-            time.sleep(seconds)
-    raise AssertionError  # the last try has raised
-
-
-@contextlib.contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
-    """A file to seek and read in.
+def read_in(path: str, read: Callable[[BinaryIO], _T]) -> _T:
+    """What `read` makes of a file that it seeks and reads in; it may have to start over.
 
     Raises:
-        OSError: It can't be opened.
+        OSError: It can't be opened or read.
     """
+
+    def read_remote(system: Any, inner: str) -> _T:
+        with system.open(inner, "rb", **_IN_BLOCKS) as file:
+            return read(cast(BinaryIO, file))
+
     if is_remote(path):
-        with remote(path) as (system, inner), system.open(inner, "rb", **_IN_BLOCKS) as file:
-            yield cast(BinaryIO, file)
-    else:
-        with open(path, "rb", buffering=0) as raw:
-            yield cast(BinaryIO, raw)
+        return _patiently(path, read_remote)
+    with open(path, "rb", buffering=0) as raw:
+        return read(cast(BinaryIO, raw))
+
+
+def fetch(url: str, target: str) -> None:
+    """Copies a remote file to a local path.
+
+    Raises:
+        OSError: It can't be read, or the copy not be written.
+    """
+    _patiently(url, lambda system, inner: system.get_file(inner, target))
 
 
 def remote_files(folder: str) -> list[str]:
@@ -201,6 +211,32 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
     # No common kind: refused credentials alone have one for every cloud.
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def _patiently(url: str, read: Callable[[Any, str], _T]) -> _T:
+    """What `read` makes of a file system and a path in it, tried again for about a minute."""
+    for wait in _WAITS:
+        try:
+            with remote(url) as (system, inner):
+                return read(system, inner)
+        except _FINAL:
+            raise
+        except OSError as error:
+            if error.errno in _DISK_IS_FULL:
+                raise
+            _tell(f"{url}: {reason(error)}; remote reads that fail are tried again for a minute")
+        # Not all threads and hosts at once, of which there are thousands.
+        time.sleep(wait * random.uniform(0.5, 1))
+    with remote(url) as (system, inner):
+        return read(system, inner)
+
+
+def _tell(text: str) -> None:
+    """A line for all the threads that have the same to say."""
+    global _last_told
+    if time.monotonic() - _last_told >= _SILENCE:
+        _last_told = time.monotonic()
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 def reason(error: OSError) -> str:

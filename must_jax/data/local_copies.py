@@ -40,7 +40,7 @@ def local_copy(path: str) -> str:
             os.makedirs(os.path.dirname(place), exist_ok=True)
             with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as unfinished:
                 copy = os.path.join(unfinished, os.path.basename(place))
-                system.get_file(inner, copy)
+                files.fetch(path, copy)
                 with open(f"{copy}{_VERSION}", "w", encoding="utf-8") as file:
                     file.write(version)
                 os.replace(copy, place)

@@ -77,9 +77,11 @@ class TarShards:
         self._shards = tuple(shards)
 
         def index(shard: str) -> list[Sample]:
+            def read(file: BinaryIO) -> list[Sample]:
+                return list(_samples(file, shard, image_field, label_field or _LABEL_SUFFIX))
+
             try:
-                with files.open_file(shard) as file:
-                    return list(_samples(file, shard, image_field, label_field or _LABEL_SUFFIX))
+                return files.read_in(shard, read)
             except OSError as error:
                 raise UserError(f"{shard}: cannot be read ({files.reason(error)})") from error
 

@@ -1,0 +1,132 @@
+"""Remote reads that fail for a while, on fsspec's file system in memory."""
+
+import errno
+import io
+import tarfile
+
+import fsspec
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.sources import open_source
+from must_jax.errors import UserError
+from must_jax.failed_images import FailedImages
+
+SYSTEM = fsspec.filesystem("memory")
+PPM = b"P6 1 1 255\n\x01\x02\x03"
+
+
+class BusyError(Exception):
+    """As a cloud's library raises it."""
+
+
+class Outage:
+    """Lets a method of the file system fail some times, and counts seconds instead of sleeping."""
+
+    def __init__(self, monkeypatch):
+        self._monkeypatch = monkeypatch
+        self.calls = 0
+        self.slept = []
+        monkeypatch.setattr(files.time, "sleep", self.slept.append)
+        monkeypatch.setattr(files, "_last_told", -files._SILENCE)
+
+    def start(self, method, *errors, forever=False):
+        works, left = getattr(type(SYSTEM), method), list(errors)
+
+        def fail(*args, **keywords):
+            self.calls += 1
+            if left:
+                raise left[0] if forever else left.pop(0)
+            return works(*args, **keywords)
+
+        self._monkeypatch.setattr(type(SYSTEM), method, fail)
+
+
+@pytest.fixture
+def outage(monkeypatch):
+    return Outage(monkeypatch)
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    SYSTEM.pipe({"/b/images/0.ppm": PPM, "/b/images/1.ppm": PPM})
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        info = tarfile.TarInfo("0.ppm")
+        info.size = len(PPM)
+        tar.addfile(info, io.BytesIO(PPM))
+    SYSTEM.pipe("/b/x.tar", packed.getvalue())
+    writer = ArrayRecordWriter(str(tmp_path / "x"), "group_size:1")
+    writer.write(PPM)
+    writer.close()
+    SYSTEM.pipe("/b/x.array_record", (tmp_path / "x").read_bytes())
+    yield "memory://b"
+    SYSTEM.rm("/b", recursive=True)
+
+
+ERRORS = (BusyError("503\nslow down"), ConnectionResetError("gone"), TimeoutError())
+
+
+def assert_waited(outage, count):
+    """Twice as long from try to try, less a random part of at most a half."""
+    longest = np.array([1, 2, 4, 8, 16, 32])[:count]
+    assert len(outage.slept) == count
+    assert np.all(outage.slept <= longest)
+    assert np.all(outage.slept >= longest / 2)
+
+
+@pytest.mark.parametrize("images", ["images", "x.tar"])
+def test_an_image_is_read_when_the_bucket_is_back(images, bucket, outage, capsys):
+    source = open_source(f"{bucket}/{images}")
+    outage.start("cat_file", *ERRORS)
+    assert source.read(0) == PPM
+    assert outage.calls == 4
+    assert_waited(outage, 3)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith(f"{bucket}/{images}")
+    assert "BusyError: 503\\nslow down; remote reads that fail are tried again" in told[0]
+
+
+@pytest.mark.parametrize(("shards", "method"), [("x.tar", "_open"), ("x.array_record", "get_file")])
+def test_shards_are_opened_when_the_bucket_is_back(shards, method, bucket, outage):
+    outage.start(method, *ERRORS)
+    source = open_source(f"{bucket}/{shards}")
+    assert source.read(0) == PPM
+    assert_waited(outage, 3)
+
+
+def test_it_ends_after_a_minute(bucket, outage):
+    source = open_source(f"{bucket}/images")
+    outage.start("cat_file", BusyError("503"), forever=True)
+    with pytest.raises(UndecodableImageError, match=r"images/0\.ppm: BusyError: 503"):
+        source.read(0)
+    assert_waited(outage, 6)
+    SYSTEM.pipe("/b/x.csv", b"path\n")
+    with pytest.raises(UserError, match=r"x\.csv: cannot be read \(BusyError: 503\)"):
+        open_source(f"{bucket}/x.csv")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError("x"), PermissionError("x"), OSError(errno.ENOSPC, "no space")],
+)
+def test_what_another_try_does_not_mend_is_told_at_once(error, bucket, outage, capsys):
+    outage.start("get_file", error, forever=True)
+    with pytest.raises(UserError, match="cannot be copied"):
+        open_source(f"{bucket}/x.array_record")
+    assert outage.calls == 1
+    assert not outage.slept
+    assert not capsys.readouterr().err
+
+
+def test_an_image_that_was_replaced_and_reads_again_is_named(bucket, capsys):
+    failed = FailedImages(open_source(f"{bucket}/images"), records=[])
+    failed.note(np.array([-1, 1]))
+    failed.share()
+    expected = f"skipped {bucket}/images/1.ppm: could not be read when its turn came\n"
+    assert capsys.readouterr().out == expected
