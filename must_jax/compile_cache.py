@@ -11,11 +11,11 @@ from must_jax import distributed
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 MAX_BYTES = 4 * 2**30  # the programs that were not used for longest are deleted beyond it
-MIN_COMPILE_SECONDS = 0.1  # less is hardly slower than reading a file
 # JAX's own settings, which a user may have made.
 DEFAULTS = {
     "jax_compilation_cache_max_size": MAX_BYTES,
-    "jax_persistent_cache_min_compile_time_secs": MIN_COMPILE_SECONDS,
+    # Some thirty small programs take half a second of a start together.
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
 }
 
 
