@@ -186,7 +186,7 @@ def run_blocks(
     policy = regathering(REMAT[remat])
     if policy is not None:
         run = jax.checkpoint(run, prevent_cse=unroll, policy=policy)
-    # At every call `param` traces `init` anew, to compare shapes, which a loaded checkpoint has right.
+    # At every call `param` traces `init` anew, to compare shapes, which loading has done already.
     is_there = module.has_variable("params", "blocks")
     stack = module.get_variable("params", "blocks") if is_there else module.param("blocks", init)
     last = spec.depth if rows is None else spec.depth - 1
