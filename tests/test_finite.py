@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from must_jax import losses
+from must_jax import losses, sharding
 from must_jax.models import VisionTransformer
 from must_jax.nonfinite import name_some
 from must_jax.optimizer import make_optimizer
@@ -109,8 +109,10 @@ def test_losses_and_gradients_of_the_tower_are_finite(dtype, num_classes, pixels
             assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
 
 
+@pytest.mark.parametrize("num_devices", [1, 8])
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e38])
-def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison):
+def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison, num_devices):
+    """On every device: each holds a copy of the whole state."""
     model, method, params, _ = _little("float32", 3)
 
     def constant(step):
@@ -121,11 +123,13 @@ def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison):
     rng = np.random.default_rng(0)
     side = golden.SPEC.image_size
     batch = {
-        name: rng.integers(0, 256, (2, side, side, 3), np.uint8)
+        name: rng.integers(0, 256, (8, side, side, 3), np.uint8)
         for name in ("image_weak", "image_strong")
     }
-    batch["patch_mask"] = np.zeros((2, golden.SPEC.num_patches), bool)
+    batch["patch_mask"] = np.zeros((8, golden.SPEC.num_patches), bool)
     batch["patch_mask"][:, :4] = True
+    mesh = sharding.make_mesh(devices=jax.devices()[:num_devices])
+    batch = sharding.to_mesh(batch, mesh)
     step = jax.jit(
         functools.partial(
             train_step,
@@ -134,21 +138,25 @@ def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison):
             optimizer=optimizer,
             learning_rate=constant,
             ema_decay=constant,
-        )
+        ),
+        out_shardings=sharding.replicated(mesh),
     )
     kernel = params["decoder"]["kernel"]
     poisoned = {**params, "decoder": {**params["decoder"], "kernel": kernel.at[0, 0].set(poison)}}
     state = dataclasses.replace(state, params=poisoned)
-    after, metrics = step(state, batch)
+    after, metrics = step(sharding.replicate(state, mesh), batch)
     assert not metrics["is_finite"]
     assert after.step == 1
     for new, old in zip(
-        jax.tree.leaves(dataclasses.replace(after, step=state.step)),
+        jax.tree.leaves(dataclasses.replace(after, step=after.step - 1)),
         jax.tree.leaves(state),
         strict=True,
     ):
-        np.testing.assert_array_equal(new, old)
-    after, metrics = step(dataclasses.replace(state, params=params), batch)
+        assert len(new.addressable_shards) == num_devices
+        for copy in new.addressable_shards:
+            np.testing.assert_array_equal(copy.data, old)
+    state = dataclasses.replace(state, params=params)
+    after, metrics = step(sharding.replicate(state, mesh), batch)
     assert metrics["is_finite"]
     assert not np.array_equal(after.params["decoder"]["kernel"], kernel)
 

@@ -1,5 +1,6 @@
 """Whole runs on a random little CLIP: what they write, resume, report and refuse."""
 
+import html
 import json
 import pathlib
 import re
@@ -33,6 +34,18 @@ def metrics_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in lines]
+
+
+def test_a_collapse_rings_in_the_log_the_result_and_the_report(inputs, tmp_path, capsys):
+    config = tiny_run.config(inputs)
+    config.fair_weight = 0.0
+    config.confidence_threshold = 0.0
+    config.learning_rate = 1.0
+    result = train(config, str(tmp_path / "run"))
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ALARM, ")]
+    assert any(line.startswith("ALARM, collapse: the ") for line in told), told
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert result["alarms"]["collapse"] in page
 
 
 def test_a_run_leaves_its_result_metrics_and_checkpoints(finished):
