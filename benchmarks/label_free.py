@@ -2,7 +2,7 @@
 
     python benchmarks/label_free.py --workdir runs/label_free
 
-Five seeds of the recipe, and of settings that are broken on purpose. Prints one Markdown row a run:
+Five seeds of the recipe, and of settings that are broken on purpose. Prints Markdown, a row a run:
 accuracy on the test images of zero-shot CLIP, and of the teacher at the last epoch, at the one that
 was chosen without labels, and at the one that is best by labels; and the alarms at the end. A run
 is called broken where it ends below zero-shot CLIP, which no setting's name decides. Runs that are
@@ -13,6 +13,7 @@ benchmarks/digits.py too. About forty minutes on two CPU cores.
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import pathlib
 import statistics
@@ -85,6 +86,18 @@ def row(name: str, outcome: Outcome) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def mean_row(name: str, outcomes: list[Outcome]) -> str:
+    """A row of the means over the seeds, and how many runs each alarm rings in."""
+    means = (
+        100 * statistics.mean(getattr(each, what) for each in outcomes)
+        for what in ("zeroshot", "last", "chosen", "best")
+    )
+    rung = collections.Counter(alarm for each in outcomes for alarm in each.alarms)
+    told = ", ".join(f"{alarm} in {count}" for alarm, count in rung.items())
+    cells = [f"{name}, mean of {len(outcomes)} seeds", *(f"{mean:.1f}" for mean in means)]
+    return f"| {' | '.join(cells)} | {told or 'none'} |"
+
+
 def summary(outcomes: list[Outcome]) -> list[str]:
     """What the runs come to: how far choices are from the best, and which alarms were right."""
     told = []
@@ -123,6 +136,7 @@ def main() -> None:
             result = run(setting, seed=seed, workdir=workdir, flags=[*SETTINGS[setting], *flags])
             outcomes.append(Outcome.of(result))
             print(row(f"{setting}, seed {seed}", outcomes[-1]), flush=True)
+        print(mean_row(setting, outcomes[-len(args.seeds) :]), flush=True)
     print()
     for line in summary(outcomes):
         print(line)
