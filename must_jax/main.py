@@ -16,7 +16,7 @@ from must_jax import distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import StoppedError, UserError
+from must_jax.errors import StoppedError, UnsavedError, UserError
 from must_jax.inspection.runner import inspect_run
 from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
@@ -203,6 +203,10 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             distributed.announce(error)
             if distributed.is_running():
                 distributed.end(EXIT_USER_ERROR)
+            if isinstance(error, UnsavedError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(EXIT_USER_ERROR)  # orbax's threads wait for minutes for what failed
             sys.exit(EXIT_USER_ERROR)
         except StoppedError:
             sys.exit(EXIT_STOPPED)
