@@ -16,10 +16,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import step_time
 
 from must_jax import sharding
 from must_jax.checkpoint import Checkpoints
-from must_jax.models import VisionSpec, VisionTransformer
+from must_jax.models import VisionTransformer
 from must_jax.optimizer import make_optimizer
 from must_jax.state import init_params, init_state
 
@@ -27,16 +28,7 @@ SAVES = 5
 
 
 def make_state() -> object:
-    spec = VisionSpec(
-        image_size=224,
-        patch_size=16,
-        width=768,
-        depth=12,
-        num_heads=12,
-        mlp_dim=3072,
-        activation="quick_gelu",
-        layer_norm_eps=1e-5,
-    )
+    spec = step_time.CONFIGURATIONS["vit_b16"].vision
     params = jax.jit(lambda key: init_params(VisionTransformer(spec, 512, num_classes=1000), key))(
         jax.random.key(0)
     )

@@ -46,10 +46,7 @@ def inputs(tmp_path_factory):
 
 
 def config_of(inputs, **changes):
-    fields = tiny_run.config(inputs)
-    fields.loader.max_failed_fraction = 0.1
-    fields.update_from_flattened_dict(changes)
-    return fields
+    return tiny_run.config(inputs, **{"loader.max_failed_fraction": 0.1, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def write_all(folder):
     return folder
 
 
-def config(folder):
+def config(folder, **changes):
     """A run of 2 epochs of 4 steps of 8 images, on what `write_all` wrote."""
     fields = default_config()
     fields.checkpoint = str(folder / "clip")
@@ -80,4 +80,5 @@ def config(folder):
     fields.confidence_threshold = 0.4
     fields.log_every_steps = 2
     fields.loader.num_threads = 2
+    fields.update_from_flattened_dict(changes)
     return fields

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from digits.model import Params
+from must_jax.exporting.hugging_face import preprocessor_config
 from must_jax.models.spec import ClipSpec, TowerSpec
 
 
@@ -111,25 +112,6 @@ def clip_config(spec: ClipSpec) -> dict[str, Any]:
     }
 
 
-def processor_config(spec: ClipSpec) -> dict[str, Any]:
-    """The `preprocessor_config.json` of CLIP's evaluation view."""
-    size = spec.vision.image_size
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": 3,
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.image_mean),
-        "image_std": list(spec.image_std),
-    }
-
-
 def write_clip(folder: pathlib.Path, params: Params, *, spec: ClipSpec) -> None:
     """Writes weights (float16) and configurations beside the tokenizer's files."""
     tensors = {
@@ -141,6 +123,6 @@ def write_clip(folder: pathlib.Path, params: Params, *, spec: ClipSpec) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, values in [
         ("config.json", clip_config(spec)),
-        ("preprocessor_config.json", processor_config(spec)),
+        ("preprocessor_config.json", preprocessor_config(spec)),
     ]:
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
