@@ -259,7 +259,7 @@ class _Run:
             return True
         if self._epoch_is_due(self._config.checkpoint_every_epochs):
             return True
-        if self.step == self._chosen_step():
+        if self.step == self.notes.evaluated_step == self._chosen_step():
             return True
         return self.step % self._config.log_every_steps == 0 and self._saving.is_retry_due()
 
