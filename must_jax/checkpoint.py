@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,10 @@ from must_jax.state import Params, TrainState
 Notes = dict[str, Any]
 # The last file that orbax writes into a step's folder; without it the folder holds no checkpoint.
 COMPLETE = "_CHECKPOINT_METADATA"
+
+# Where a write fails, some of orbax's threads wait for minutes for what will not come, and the end
+# of the process for them.
+has_abandoned_threads = threading.Event()
 
 
 class DamagedCheckpointError(UserError):
@@ -278,6 +283,7 @@ class Checkpoints:
 
     def _reopen(self) -> None:
         """A writer that failed remembers a checkpoint that is not there."""
+        has_abandoned_threads.set()
         for act in (self._checkpointer.close, self._open):
             try:
                 act()

@@ -36,9 +36,5 @@ class UserError(Exception):
         super().__init__(_clipped(one_line(_clipped(message))))
 
 
-class UnsavedError(UserError):
-    """The state of a run can't be written, though all else went well."""
-
-
 class StoppedError(Exception):
     """The run was asked to stop and did, with nothing lost; `must_jax.main` exits with code 75."""

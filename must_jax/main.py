@@ -1,5 +1,6 @@
 """Command line: reads flags and runs."""
 
+import atexit
 import functools
 import os
 import re
@@ -12,11 +13,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from must_jax import distributed, profiling
+from must_jax import checkpoint, distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import StoppedError, UnsavedError, UserError
+from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
 from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
@@ -203,10 +204,6 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             distributed.announce(error)
             if distributed.is_running():
                 distributed.end(EXIT_USER_ERROR)
-            if isinstance(error, UnsavedError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(EXIT_USER_ERROR)  # orbax's threads wait for minutes for what failed
             sys.exit(EXIT_USER_ERROR)
         except StoppedError:
             sys.exit(EXIT_STOPPED)
@@ -225,7 +222,15 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
 
 def run(command: Callable[[Sequence[str]], Any] = main) -> None:
     """Runs a command, without one the console's `must-jax`; bad input ends it with one line."""
-    app.run(_reporting(command), flags_parser=_reporting(parse_flags))
+    try:
+        app.run(_reporting(command), flags_parser=_reporting(parse_flags))
+    except SystemExit as ending:
+        if checkpoint.has_abandoned_threads.is_set():
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ending.code if isinstance(ending.code, int) else 0)
+        raise
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from must_jax import distributed
 from must_jax.checkpoint import Checkpoints
-from must_jax.errors import UnsavedError
+from must_jax.errors import UserError
 from must_jax.progress import say
 from must_jax.run_notes import RunNotes
 from must_jax.state import TrainState
@@ -45,7 +45,7 @@ class Saving:
         """Writes a checkpoint that the run ends with, unless it is written already.
 
         Raises:
-          UnsavedError: it can't be written, after some tries.
+          UserError: it can't be written, after some tries.
         """
         step = keywords["step"]
         failure = None
@@ -59,7 +59,7 @@ class Saving:
             if failure is None:
                 return
             self.started_step = self._written_step
-        raise UnsavedError(
+        raise UserError(
             f"the checkpoint of step {step} cannot be written ({failure}); mend that, and the same "
             f"command goes on from step {self._written_step}"
         )

@@ -151,6 +151,24 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(config, undisturbed, tmp_
     assert_same(workdir, undisturbed)
 
 
+def test_a_folder_that_is_away_for_a_while_costs_nothing(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = begin(config, workdir)
+    wait_for(process, has_logged(workdir, 21))
+    folder, parked = workdir / "checkpoints", tmp_path / "parked"
+    folder.rename(parked)
+    folder.write_text("not a folder")
+    wait_for(process, has_logged(workdir, 91))  # the checkpoint of step 80 was to be begun
+    folder.unlink()
+    parked.rename(folder)
+    began = time.monotonic()
+    code, stdout, stderr = finish(process)
+    assert code == 0, stderr
+    assert time.monotonic() - began < 120  # the writer's threads would be waited for much longer
+    assert "checkpoint of step 80 was not written: Not a directory" in stdout
+    assert_same(workdir, undisturbed)
+
+
 def test_steps_that_are_not_finite_end_in_a_dump_that_is_replayed(inputs, tmp_path):
     """A rate that sends parameters to infinity: every step after the first is NaN."""
     (tmp_path / "inputs").mkdir()
