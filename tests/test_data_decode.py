@@ -344,69 +344,6 @@ def test_error_crosses_process_boundaries():
     assert str(error) == "a.jpg: cut short"
 
 
-def _decode_bytes(data):
-    return np.asarray(decode_image(data, name="x"))
-
-
-def _gradient_jpeg(mode="RGB", **options):
-    rows, columns = np.mgrid[0:75, 0:101]
-    smooth = np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8)
-    noisy = (smooth // 2 + _colours(75, 101) // 4).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy).convert(mode).save(buffer, "jpeg", **options)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("mode", "options"),
-    [
-        *[("RGB", {"subsampling": ways, "quality": 90}) for ways in range(3)],
-        ("RGB", {"progressive": True}),
-        ("RGB", {"restart_marker_blocks": 2}),
-        ("L", {}),
-        ("CMYK", {}),
-    ],
-)
-def test_pixels_for_training_are_pillows(mode, options):
-    data = _gradient_jpeg(mode, **options)
-    pixels = decode_pixels(data, name="x", smallest_side=75)
-    np.testing.assert_array_equal(pixels, _decode_bytes(data))
-
-
-@pytest.mark.parametrize(("side", "scale"), [(38, 2), (39, 1), (19, 4), (20, 2), (10, 8), (1, 8)])
-def test_pixels_for_training_are_no_more_than_needed(side, scale):
-    data = _gradient_jpeg()
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft(None, (101 // scale, 75 // scale))
-        expected = np.asarray(image)
-    assert expected.shape[0] == -(-75 // scale)
-    pixels = decode_pixels(data, name="x", smallest_side=side)
-    np.testing.assert_array_equal(pixels, expected)
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("tags", ["exif", "xmp"])
-def test_pixels_for_training_are_upright(orientation, tags):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="{orientation}"/></x:xmpmeta>'
-    options = {"exif": {"exif": exif}, "xmp": {"xmp": xmp.encode()}}[tags]
-    # The comment comes first in the file.
-    data = _gradient_jpeg(comment=b"\xff\xda", **options)
-    if orientation > 4:
-        assert _decode_bytes(data).shape == (101, 75, 3)
-    pixels = decode_pixels(data, name="x", smallest_side=75)
-    np.testing.assert_array_equal(pixels, _decode_bytes(data))
-
-
-def test_flaws_that_pillow_mends_are_mended_for_training():
-    data = _gradient_jpeg()
-    end = data.rindex(b"\xff\xd9")
-    flawed = data[:end] + b"\x00" * 9 + data[end:]
-    pixels = decode_pixels(flawed, name="x", smallest_side=75)
-    np.testing.assert_array_equal(pixels, _decode_bytes(data))
-
-
 def test_what_is_no_image_has_the_same_reason_in_training():
     for content in (
         b"",

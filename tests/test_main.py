@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
 import tiny_run
+from commands import finish
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -29,19 +31,7 @@ def inputs(tmp_path_factory):
 
 
 def start(*flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "must_jax.main", *map(str, flags)],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    stdout, stderr = process.communicate(timeout=300)
-    return process.returncode, stdout, stderr
+    return commands.start(*flags, devices=1)
 
 
 def run(*flags):
