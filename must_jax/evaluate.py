@@ -52,7 +52,7 @@ class Evaluator:
         with self._experiment.eval_batches(self.source, mesh=self._mesh) as batches:
             for batch in batches:
                 between_batches()
-                self._failed.note(batch["failed"])
+                self._failed.note(batch)
                 arrays = {name: batch[name] for name in ("image", "label", "valid")}
                 on_mesh = sharding.to_mesh(arrays, self._mesh)
                 counts.append({n: self._count_right(p, on_mesh) for n, p in trees.items()})

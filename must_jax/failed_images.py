@@ -1,10 +1,8 @@
 """The images of a run that do not decode."""
 
-import numpy as np
-
 from must_jax import distributed
-from must_jax.data.decode import UndecodableImageError
-from must_jax.data.sources import Source, decode_record
+from must_jax.data.loader import Batch, failures
+from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.progress import say
 
@@ -21,17 +19,12 @@ class FailedImages:
         self._unshared: dict[int, str] = {}
         self.records = set(records)
 
-    def note(self, failed: np.ndarray) -> None:
-        """Takes a batch's `failed` (b,)."""
-        for record in sorted(set(failed[failed >= 0].tolist()) - self.records):
-            self.records.add(record)
-            try:
-                decode_record(self._source, record)
-                # As when a bucket is back that was away.
-                name = self._source.name_of(record)
-                self._unshared[record] = f"{name}: could not be read when its turn came"
-            except UndecodableImageError as error:
-                self._unshared[record] = str(error)
+    def note(self, batch: Batch) -> None:
+        """Takes a batch's `failed` and `reason`."""
+        for record, reason in failures(batch).items():
+            if record not in self.records:
+                self.records.add(record)
+                self._unshared[record] = f"{self._source.name_of(record)}: {reason}"
 
     def share(self) -> None:
         """Makes the records known to all processes, and names new ones. All must call it."""

@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from must_jax import distributed, sharding
 from must_jax.checkpoint import digest
 from must_jax.compile import jit_predict_step
-from must_jax.data.decode import UndecodableImageError
-from must_jax.data.sources import Source, decode_record
+from must_jax.data.loader import failures
+from must_jax.data.sources import Source
 from must_jax.data.sources.subset import Subset
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
@@ -146,11 +146,11 @@ def _predict_rest(
     small = dataclasses.replace(experiment, config=config)
     first = writer.done
     rest = Subset(source, range(first, len(source)))
-    pending: collections.deque[tuple[np.ndarray, Any]] = collections.deque()
+    pending: collections.deque[tuple[dict[int, str], Any]] = collections.deque()
     with small.eval_batches(rest, mesh=mesh) as batches, distributed.ending_together():
         for batch in batches:
             arrays = {name: batch[name] for name in ("image", "valid")}
-            pending.append((batch["failed"], step(params, sharding.to_mesh(arrays, mesh))))
+            pending.append((failures(batch), step(params, sharding.to_mesh(arrays, mesh))))
             if len(pending) > STEPS_AHEAD:
                 writer.take(*pending.popleft(), start=first)
         while pending:
@@ -169,8 +169,8 @@ class _Writer:
         self._first = self.done
         self._started = self._committed = self._told = time.perf_counter()
 
-    def take(self, failed: np.ndarray, predicted: Any, *, start: int) -> None:
-        """Takes a batch: this process's `failed`, and the classes and probabilities of all."""
+    def take(self, failed: dict[int, str], predicted: Any, *, start: int) -> None:
+        """Takes a batch: what failed here, and the classes and probabilities of all processes."""
         classes, probabilities = (distributed.whole(array) for array in predicted)
         count = min(len(classes), len(self._source) - self.done)
         classes, probabilities = classes[:count], probabilities[:count]
@@ -180,7 +180,10 @@ class _Writer:
                 "the predictions are no numbers: the checkpoint is of a run that diverged; take "
                 "another one, or train with a lower config.learning_rate"
             )
-        reasons = {} if known.all() else self._reasons(failed[failed >= 0] + start)
+        reasons: dict[int, str] = {}
+        if not known.all():
+            for one in distributed.gather(failed):
+                reasons |= {int(record) + start: reason for record, reason in one.items()}
         records = range(self.done, self.done + count)
         self.done += count
         if self._output is None:
@@ -210,18 +213,6 @@ class _Writer:
             self._output.finish()
             tally = dataclasses.asdict(self._output.tally)
         return Tally(**distributed.from_first(tally))
-
-    def _reasons(self, failed: np.ndarray) -> dict[int, str]:
-        """Why records failed, those of all processes. All must call it."""
-        own = {}
-        for record in failed.tolist():
-            own[record] = "did not decode, and does now"
-            try:
-                decode_record(self._source, record)
-            except UndecodableImageError as error:
-                own[record] = error.reason
-        gathered = distributed.gather(own)
-        return {int(record): why for one in gathered for record, why in one.items()}
 
     def _tell(self, now: float) -> None:
         rate = (self.done - self._first) / (now - self._started)

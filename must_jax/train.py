@@ -223,7 +223,7 @@ class _Run:
 
     def _train_step(self, batch: Batch) -> None:
         """Starts a step; the device is a few behind."""
-        self._failed.note(batch["failed"])
+        self._failed.note(batch)
         arrays = {name: batch[name] for name in STEP_ARRAYS if name in batch}
         on_mesh = sharding.to_mesh(arrays, self._mesh)
         self.state, metrics = self._run_step(self.state, on_mesh)

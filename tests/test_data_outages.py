@@ -124,9 +124,12 @@ def test_what_another_try_does_not_mend_is_told_at_once(error, bucket, outage, c
     assert not capsys.readouterr().err
 
 
-def test_an_image_that_was_replaced_and_reads_again_is_named(bucket, capsys):
-    failed = FailedImages(open_source(f"{bucket}/images"), records=[])
-    failed.note(np.array([-1, 1]))
+def test_an_image_that_could_not_be_read_is_named_without_another_try(bucket, outage, capsys):
+    source = open_source(f"{bucket}/images")
+    batch = {"failed": np.array([-1, 1]), "reason": np.array(["", "BusyError: 503"])}
+    outage.start("cat_file", BusyError("503"), forever=True)
+    failed = FailedImages(source, records=[])
+    failed.note(batch)
     failed.share()
-    expected = f"skipped {bucket}/images/1.ppm: could not be read when its turn came\n"
-    assert capsys.readouterr().out == expected
+    assert capsys.readouterr().out == f"skipped {bucket}/images/1.ppm: BusyError: 503\n"
+    assert not outage.calls

@@ -15,6 +15,7 @@ from must_jax.data.views import evaluation_view
 from must_jax.errors import UserError
 
 N = 23
+DAMAGED = "not an image, or of an unknown format"
 SETTINGS = {
     "batch_size": 4,
     "image_size": 16,
@@ -91,6 +92,7 @@ def _examples(batches, steps_per_epoch):
 
 def test_shapes_and_types(source):
     batch = _train(source)[0]
+    assert batch.pop("reason").tolist() == [""] * 4
     assert {name: (values.shape, values.dtype.name) for name, values in batch.items()} == {
         "image_weak": ((4, 16, 16, 3), "uint8"),
         "image_strong": ((4, 16, 16, 3), "uint8"),
@@ -225,6 +227,8 @@ def test_damaged_files_are_replaced_and_told(damaged):
     records = np.concatenate([batch["record"] for batch in batches])
     assert set(failed[failed >= 0]) == set(range(10))
     assert records.min() >= 10
+    reasons = np.concatenate([batch["reason"] for batch in batches])
+    np.testing.assert_array_equal(reasons, np.where(failed >= 0, DAMAGED, ""))
     # A run of damaged files must not all be replaced by the first sound one after them.
     assert len(set(records[failed >= 0])) > 3
     _assert_same(batches[6:], _train(damaged, start_step=6))
@@ -269,10 +273,12 @@ def test_evaluation_of_fewer_records_than_processes(tmp_path):
     assert [part.tolist() for part in parts] == [[True], [False], [False], [False]]
 
 
-def test_evaluation_leaves_out_damaged_files(damaged):
-    batches = _evaluate(damaged)
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.multiprocess)])
+def test_evaluation_leaves_out_damaged_files(damaged, workers):
+    batches = _evaluate(damaged, num_workers=workers)
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     np.testing.assert_array_equal(joined["failed"], [*range(10), *[-1] * 14])
+    np.testing.assert_array_equal(joined["reason"], [*[DAMAGED] * 10, *[""] * 14])
     np.testing.assert_array_equal(joined["valid"], [False] * 10 + [True] * 13 + [False])
     np.testing.assert_array_equal(joined["label"], -1)
 

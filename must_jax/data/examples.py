@@ -17,6 +17,7 @@ from must_jax.errors import UserError
 Example = dict[str, np.ndarray | np.generic]
 
 _MAX_TRIES = 16
+_REASON = "U160"  # of one size, for examples are stacked to batches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class TrainTransform:
         Raises:
             UserError: Neither the record nor any of the replacements drawn for it decodes.
         """
-        failed = -1
+        failed, why = -1, ""
         drawn = record
         side = smallest_side(image_size=self.image_size, crop_area=self.crop_area)
         for _ in range(_MAX_TRIES):
@@ -67,13 +68,13 @@ class TrainTransform:
                 image = Raster(decode_pixels(data, name=name, smallest_side=side))
                 break
             except UndecodableImageError as error:
-                failed, reason = record, error
+                failed, why, last = record, why or error.reason, error
             # Not the next in line: damaged files come in runs, as when a copy was cut short.
             drawn = int(rng.integers(len(self.source)))
         else:
             raise UserError(
                 f"{_MAX_TRIES} images drawn from {self.source.path} in a row do not decode, "
-                f"the last one {reason}"
+                f"the last one {last}"
             )
         # The strong view comes last, since the number of its draws varies: so neither the weak
         # view nor the mask of a record depends on how the strong view is made.
@@ -97,6 +98,7 @@ class TrainTransform:
             ),
             "record": np.int32(drawn),
             "failed": np.int32(failed),
+            "reason": np.array(why, _REASON),
         }
         if self.source.labels is not None:
             example["label"] = np.int32(self.source.labels[drawn])
@@ -119,13 +121,14 @@ class EvalTransform:
         """Reads the record at `position`; past the end of the source there is padding."""
         image = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         record = failed = label = -1
+        why = ""
         if position < len(self.source):
             record = position
             try:
                 decoded = decode_record(self.source, record)
                 image = evaluation_view(decoded, image_size=self.image_size)
-            except UndecodableImageError:
-                failed = position
+            except UndecodableImageError as error:
+                failed, why = position, error.reason
             # After the image: some sources find the label where the image lies.
             if self.source.labels is not None:
                 label = self.source.labels[record]
@@ -134,5 +137,6 @@ class EvalTransform:
             "label": np.int32(label),
             "record": np.int32(record),
             "failed": np.int32(failed),
+            "reason": np.array(why, _REASON),
             "valid": np.bool_(record >= 0 and failed < 0),
         }

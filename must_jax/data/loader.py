@@ -12,6 +12,12 @@ from absl import flags
 Batch = dict[str, np.ndarray]
 
 
+def failures(batch: Batch) -> dict[int, str]:
+    """Why the records of a batch did not decode that did not, by record."""
+    rows = np.flatnonzero(batch["failed"] >= 0)
+    return dict(zip(batch["failed"][rows].tolist(), batch["reason"][rows].tolist(), strict=True))
+
+
 class ProcessRows(grain.MapDataset):
     """The rows that one process takes of every global batch: neighbours, not every count-th.
 

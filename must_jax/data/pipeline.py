@@ -70,7 +70,7 @@ def train_loader(
         `image_weak`, `image_strong` uint8 (b, R, R, 3); `patch_mask` bool (b, N), patches
         row-major, True where masked; `record` int32 (b,), index in the source; `failed` int32
         (b,), index of the record that did not decode and whose place this record took, else -1;
-        and for a labelled source `label` int32 (b,).
+        `reason` str (b,), why it did not, else empty; and for a labelled source `label` int32 (b,).
 
     Raises:
         UserError: The batch is larger than the source or is not divided by the processes,
@@ -157,8 +157,9 @@ def eval_loader(
     Returns:
         A loader of batches of b = B / process_count: `image` uint8 (b, R, R, 3), black where not
         valid; `label` int32 (b,), -1 if unknown; `record` int32 (b,), index in the source, -1 for
-        padding; `failed` int32 (b,), the record's index if it does not decode, else -1; `valid`
-        bool (b,), False for padding and for what does not decode.
+        padding; `failed` int32 (b,), the record's index if it does not decode, else -1; `reason`
+        str (b,), why it does not, else empty; `valid` bool (b,), False for padding and for what
+        does not decode.
 
     Raises:
         UserError: The processes do not divide the batch.
