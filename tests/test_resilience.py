@@ -35,12 +35,13 @@ def config(inputs):
     return write_config(inputs, **LONG)
 
 
-def begin(config, workdir):
+def begin(config, workdir, **how):
     return start(
         f"--config={config}",
         f"--workdir={workdir}",
         cache=config.parent / "cache",
         devices=1,
+        **how,
     )
 
 
@@ -166,6 +167,28 @@ def test_a_folder_that_is_away_for_a_while_costs_nothing(config, undisturbed, tm
     assert code == 0, stderr
     assert time.monotonic() - began < 120  # the writer's threads would be waited for much longer
     assert "checkpoint of step 80 was not written: Not a directory" in stdout
+    assert_same(workdir, undisturbed)
+
+
+def test_a_workdir_that_turns_read_only_stops_no_training(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    process = begin(config, workdir, bound_by_modes=True)
+    wait_for(process, has_logged(workdir, 84))
+    wait_for(process, lambda: (workdir / "checkpoints" / "80" / "commit_success.txt").exists())
+    modes = {path: path.stat().st_mode for path in [workdir, *workdir.rglob("*")]}
+    for path, mode in modes.items():
+        path.chmod(mode & ~0o222)
+    code, stdout, stderr = finish(process)
+    for path, mode in modes.items():
+        path.chmod(mode)
+    assert code == 2, (stdout, stderr)
+    assert "training goes on" in stdout
+    assert "step 240/240" in stdout
+    assert "checkpoint of step 240 cannot be written" in stderr
+    assert "goes on from step 80" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    code, stdout, stderr = finish(begin(config, workdir))
+    assert code == 0, stderr
     assert_same(workdir, undisturbed)
 
 

@@ -33,8 +33,8 @@ _WAITS = (1, 2, 4, 8, 16, 32)
 # What another try does not mend: of the file itself, and of the disk that it is copied to.
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SILENCE = 60.0  # seconds from one line about failing reads to the next, whatever their number
-_last_told = -_SILENCE
+_SILENCE = 60.0  # seconds from one line on a topic to the next
+_last_told: dict[str, float] = {}
 
 
 def is_remote(path: str) -> bool:
@@ -224,18 +224,21 @@ def _patiently(url: str, read: Callable[[Any, str], _T]) -> _T:
         except OSError as error:
             if error.errno in _DISK_IS_FULL:
                 raise
-            _tell(f"{url}: {reason(error)}; remote reads that fail are tried again for a minute")
+            tell_seldom(
+                "outage",
+                f"{url}: {reason(error)}; remote reads that fail are tried again for a minute",
+            )
         # Not all threads and hosts at once, of which there are thousands.
         time.sleep(wait * random.uniform(0.5, 1))
     with remote(url) as (system, inner):
         return read(system, inner)
 
 
-def _tell(text: str) -> None:
-    """A line for all the threads that have the same to say."""
-    global _last_told
-    if time.monotonic() - _last_told >= _SILENCE:
-        _last_told = time.monotonic()
+def tell_seldom(topic: str, text: str) -> None:
+    """Prints a line to stderr, for all threads and files of which the same could be said."""
+    now = time.monotonic()
+    if now - _last_told.get(topic, -_SILENCE) >= _SILENCE:
+        _last_told[topic] = now
         print(one_line(text), file=sys.stderr, flush=True)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 
-from absl import logging
-
 from must_jax.data import files
 from must_jax.errors import UserError
 
@@ -36,7 +34,7 @@ def local_copy(path: str) -> str:
             version = str(system.ukey(inner))
             if os.path.exists(place) and _version_of(place) == version:
                 return place
-            logging.info("copying %s to %s", path, place)
+            files.tell_seldom("copy", f"{path}: copied to {place} first, as are all its neighbours")
             os.makedirs(os.path.dirname(place), exist_ok=True)
             with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as unfinished:
                 copy = os.path.join(unfinished, os.path.basename(place))
