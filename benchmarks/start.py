@@ -73,10 +73,10 @@ def prepare_vit_b16(folder: pathlib.Path) -> list[str]:
         for name, (tower, inputs) in towers.items()
     }
     (folder / "vit_b16").mkdir()
+    shutil.copytree(folder / "clip" / TOKENIZER, folder / "vit_b16" / TOKENIZER)
     write_converted(
         folder / "vit_b16", spec=spec, params=jax.device_get(params), source="random weights"
     )
-    shutil.copytree(folder / "clip" / TOKENIZER, folder / "vit_b16" / TOKENIZER)
     return [
         f"--config={ROOT}/configs/imagenet.py",
         f"--config.checkpoint={folder}/vit_b16",

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 
 from must_jax.errors import UserError
+from must_jax.local_files import read_text
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -116,8 +117,7 @@ def read_config(path: str) -> ml_collections.ConfigDict:
       UserError: the file is missing, no such JSON, or has fields that are unknown or ill-typed.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            values = dict(json.load(file))
+        values = dict(json.loads(read_text(path)))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); give --config instead") from error
     config = default_config()

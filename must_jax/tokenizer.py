@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 
 from must_jax.errors import UserError
+from must_jax.local_files import MAX_TEXT
 from must_jax.models.spec import TextSpec
 
 SENTENCEPIECE = "spiece.model"
@@ -55,6 +56,19 @@ def has_tokenizer(folder: Path) -> bool:
     return _has_bpe(folder) or (folder / SENTENCEPIECE).is_file()
 
 
+def tokenizer_files(folder: Path) -> list[str]:
+    """Those of `FILES` that a folder has.
+
+    Raises:
+      UserError: one is larger than a vocabulary is.
+    """
+    found = [name for name in FILES if (folder / name).is_file()]
+    for name in found:
+        if (folder / name).stat().st_size > MAX_TEXT:
+            raise UserError(f"{folder / name}: larger than {MAX_TEXT >> 20} MiB; no tokenizer is")
+    return found
+
+
 def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
     """The tokenizer in a folder of Hugging Face files, checked against the text tower.
 
@@ -62,6 +76,7 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
       UserError: there is none, it is damaged, or it is another vocabulary's.
     """
     folder = Path(folder)
+    tokenizer_files(folder)
     is_siglip = spec.pooling == "last_token"
     try:
         tokenizer = _load_siglip(folder) if is_siglip else load_clip_tokenizer(folder)

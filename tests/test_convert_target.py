@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -26,6 +27,13 @@ from must_jax.convert.conversion import read_checkpoint
 from must_jax.errors import UserError
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "tools" / "convert_clip_weights.py"
+
+
+def name_file(name):
+    """Has clip.json name one more file."""
+    return lambda target: edit_json(
+        target / "clip.json", lambda record: record["sha256"].update({name: "0" * 64})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +133,17 @@ def test_parent_that_is_a_file(source, tmp_path):
         (replace("clip.json", b"{"), "damaged"),
         (replace("clip.json", b"[]"), "damaged"),
         (replace("clip.json", b"[" * 100_000), "damaged"),
-        (replace("tokenizer/merges.txt", b""), "tokenizer: damaged (tokenizer/merges.txt"),
+        (replace("tokenizer/merges.txt", b""), "damaged (tokenizer/merges.txt: was changed)"),
         (replace("clip.json", b'{"format": 1}'), "damaged"),
         (replace("clip.json", b'{"format": 9}'), "format 9 is not 1"),
-        (lambda t: os.rename(t / "params", t / "moved"), "params: damaged"),
-        (lambda t: (t / "params" / "state" / "_METADATA").unlink(), "params: damaged"),
+        (lambda t: os.rename(t / "params", t / "moved"), ": is missing)"),
+        (lambda t: os.rename(t / "params/state", t / "params/moved"), "damaged (params/moved/"),
+        (lambda t: (t / "params/state/_METADATA").unlink(), "(params/state/_METADATA: is missing)"),
+        (lambda t: (t / "params/x").write_text(""), "damaged (params/x: was added)"),
+        (lambda t: os.truncate(t / "params/state/_METADATA", 2**40), " bytes, for "),
+        (lambda t: edit_json(t / "clip.json", lambda r: r.pop("sha256")), "damaged (sha256)"),
+        (name_file("../clip.json"), "damaged (../clip.json: is missing)"),
+        (name_file("/dev/zero"), "damaged (/dev/zero: is missing)"),
     ],
 )
 def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_path):
@@ -165,15 +179,21 @@ def test_a_bit_of_a_weight_is_told(source, tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)
-    with pytest.raises(UserError, match=r"params: damaged \(params/.*was changed\)"):
+    with pytest.raises(UserError, match=r"target: damaged \(params/.*was changed\)"):
         load_converted(tmp_path / "target")
 
 
-def test_a_checkpoint_without_digests_loads(source, tmp_path):
-    """Those of earlier versions."""
-    convert(source, tmp_path / "target")
-    edit_json(tmp_path / "target" / "clip.json", lambda record: record.pop("sha256"))
-    load_converted(tmp_path / "target")
+@pytest.mark.parametrize(
+    "name", ["params", "params/state/d", "params/state/_METADATA", "tokenizer"]
+)
+def test_links_are_not_followed(name, source, tmp_path):
+    """They would read what the checkpoint's maker can't: its contents would go into the model."""
+    target = tmp_path / "target"
+    convert(source, target)
+    shutil.move(target / name, tmp_path / "elsewhere")
+    (target / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=rf"{name}: is a link; copy the files themselves$"):
+        load_converted(target)
 
 
 def test_loading_what_is_no_checkpoint(source, tmp_path):

@@ -42,6 +42,7 @@ LAYERS = [
     {"preemption", "tensorboard", "chips", "step_timer"},
     {"config", "class_names", "distributed"},
     {"cluster", "lifelines"},
+    {"local_files"},
     {"errors"},
 ]
 # Within a layer: what may import what.

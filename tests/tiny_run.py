@@ -39,8 +39,8 @@ def write_checkpoint(folder, *, spec=SPEC):
         "text": text.init(jax.random.key(1), ids)["params"],
     }
     folder.mkdir(parents=True)
-    write_converted(folder, spec=spec, params=jax.device_get(params), source="random weights")
     clip_checkpoints.write_tokenizer(folder / TOKENIZER, spec.text.vocab_size)
+    write_converted(folder, spec=spec, params=jax.device_get(params), source="random weights")
     return folder
 
 

@@ -45,6 +45,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"error: {args.source}: there is not enough memory for it", file=sys.stderr)
+        return 2
     print(f"{summary} -> {args.target}")
     return 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.errors import UserError
+from must_jax.local_files import read_text
 
 MAX_DEPTH = 2  # a list or mapping, and the lists in it
 
@@ -42,7 +43,7 @@ def read_entries(path: Path, *, what: str, columns: bool) -> list[Entry]:
       UserError: the file is unreadable, empty, or holds anything else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8; save the file in that encoding") from error

@@ -14,14 +14,18 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from must_jax.convert.fields import read_json
 from must_jax.convert.source import Params
 from must_jax.errors import UserError
+from must_jax.local_files import open_regular, read_text
 from must_jax.models import ClipSpec, TextTransformer, VisionTransformer
 
 SPEC_FILE = "clip.json"
 PARAMS = "params"
 TOKENIZER = "tokenizer"
 FORMAT = 1
+# Bytes of all but the parameters: the tokenizer (32 MiB of SigLIP 2's), what describes the arrays.
+_MAX_OVERHEAD = 2**28
 
 
 def check_target(
@@ -97,28 +101,49 @@ def write_converted(folder: Path, *, spec: ClipSpec, params: Params, source: str
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_files(path: Path) -> None:
-    """Refuses files that aren't as they were written, as far as the checkpoint tells.
+def _check_files(path: Path, *, num_bytes: int) -> None:
+    """Refuses files that aren't those that were written, nor as they were.
 
-    Orbax notices most damage, though not in weights, and tells it in pages of tracebacks.
+    Orbax notices most damage, though not in weights, and tells it in pages of tracebacks. It also
+    follows links, out of the folder too.
+
+    Args:
+      path: of the checkpoint.
+      num_bytes: that the parameters take.
     """
-    digests = json.loads((path / SPEC_FILE).read_text(encoding="utf-8")).get("sha256", {})
+    digests = read_json(path / SPEC_FILE).get("sha256")
     if not isinstance(digests, dict):
         raise UserError(f"{path / SPEC_FILE}: damaged (sha256); convert again")
+    found = {name for part in (PARAMS, TOKENIZER) for name in _files_below(path, part)}
+    for name in sorted(found ^ digests.keys()):
+        reason = "was added" if name in found else "is missing"
+        raise UserError(f"{path}: damaged ({name}: {reason}); convert again")
+    size = sum((path / name).stat().st_size for name in found)
+    if size > num_bytes + _MAX_OVERHEAD:
+        raise UserError(f"{path}: has {size:,} bytes, for {num_bytes:,} of parameters")
     for name, digest in digests.items():
         reason = "was changed"
         try:
             if _sha256(path / name) == digest:
                 continue
-        except (OSError, ValueError) as error:
-            reason = str(getattr(error, "strerror", None) or error)
-        raise UserError(
-            f"{path / name.partition('/')[0]}: damaged ({name}: {reason}); convert again"
-        )
+        except OSError as error:
+            reason = str(error.strerror or error)
+        raise UserError(f"{path}: damaged ({name}: {reason}); convert again")
+
+
+def _files_below(path: Path, part: str) -> Iterator[str]:
+    """Names of all files in a folder of the checkpoint, relative to the checkpoint."""
+    if (path / part).is_symlink():
+        raise UserError(f"{path / part}: is a link; copy the files themselves")
+    for folder, folders, names in os.walk(path / part):
+        for file in (Path(folder, name) for name in folders + names):
+            if file.is_symlink():
+                raise UserError(f"{file}: is a link; copy the files themselves")
+        yield from (Path(folder, name).relative_to(path).as_posix() for name in names)
 
 
 def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
@@ -143,7 +168,7 @@ def read_converted_spec(path: str | os.PathLike) -> ClipSpec:
             f"python tools/convert_clip_weights.py {path} TARGET"
         )
     try:
-        text = (path / SPEC_FILE).read_text(encoding="utf-8")
+        text = read_text(path / SPEC_FILE)
         record = json.loads(text)
         if record.get("format") != FORMAT:
             raise UserError(
@@ -166,7 +191,8 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
     """
     path = Path(path).absolute()
     spec = read_converted_spec(path)
-    _check_files(path)
+    shapes = _shapes(spec, where=path)
+    _check_files(path, num_bytes=4 * sum(map(math.prod, shapes.values())))
     try:
         params = ocp.load(path / PARAMS)
         trees = {"vision": params["vision"], "text": params["text"]}
@@ -175,12 +201,17 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
         first_line = str(error).strip().partition("\n")[0]
         raise UserError(f"{path / PARAMS}: damaged ({first_line}); convert again") from error
     trees = _as_numpy(trees)
-    _check_shapes(trees, spec=spec, where=path)
+    _check_shapes(trees, expected=shapes, where=path)
     return spec, trees
 
 
-def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
-    """Refuses parameters that are not those of the architecture."""
+def _shapes(spec: ClipSpec, *, where: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of an architecture's parameters, by name."""
+    numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
+    usable = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
+    colours = len(spec.image_mean) == len(spec.image_std) == 3
+    if not usable or not colours or min(spec.image_std) <= 0:
+        raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
     vision, text = spec.vision, spec.text
     try:
         if vision.image_size % vision.patch_size:
@@ -199,22 +230,22 @@ def _check_shapes(params: Params, *, spec: ClipSpec, where: Path) -> None:
         # Whatever flax says of sizes and names that make no model.
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{where / SPEC_FILE}: describes no CLIP ({reason})") from error
-    shapes = (
-        {jax.tree_util.keystr(p): tuple(a.shape) for p, a in jax.tree.leaves_with_path(tree)}
-        for tree in (expected, params)
-    )
-    wanted, found = shapes
-    wrong = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
+    return _named_shapes(expected)
+
+
+def _named_shapes(tree: Params) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(p): tuple(a.shape) for p, a in jax.tree.leaves_with_path(tree)}
+
+
+def _check_shapes(params: Params, *, expected: dict[str, tuple[int, ...]], where: Path) -> None:
+    """Refuses parameters that are not those of the architecture."""
+    found = _named_shapes(params)
+    wrong = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
     if wrong:
         raise UserError(
             f"{where}: {len(wrong)} parameters do not fit {SPEC_FILE}, such as {wrong[0]}: "
-            f"{found.get(wrong[0])}, not {wanted.get(wrong[0])}; convert again"
+            f"{found.get(wrong[0])}, not {expected.get(wrong[0])}; convert again"
         )
-    numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
-    usable = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
-    colours = len(spec.image_mean) == len(spec.image_std) == 3
-    if not usable or not colours or min(spec.image_std) <= 0:
-        raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
 
 
 def _as_numpy(tree: Params) -> Params:

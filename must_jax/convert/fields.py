@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from must_jax.errors import UserError
+from must_jax.local_files import read_text
 
 # The statistics of OpenAI's training images (Radford et al., 2021; published with the weights).
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,7 +22,7 @@ def read_json(path: Path) -> dict:
       UserError: the file is missing, unreadable, or no JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:

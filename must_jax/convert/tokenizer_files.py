@@ -6,7 +6,7 @@ from pathlib import Path
 from must_jax.convert.bpe import OPENAI_VOCABULARY, write_tokenizer
 from must_jax.errors import UserError
 from must_jax.models.spec import TextSpec
-from must_jax.tokenizer import FILES, has_tokenizer, load_tokenizer
+from must_jax.tokenizer import has_tokenizer, load_tokenizer, tokenizer_files
 
 
 def check_tokenizer(folder: Path, *, advice: str) -> None:
@@ -30,9 +30,8 @@ def put_tokenizer(folder: Path, target: Path, *, spec: TextSpec) -> None:
     """
     if has_tokenizer(folder):
         target.mkdir()
-        for name in FILES:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, target / name)
+        for name in tokenizer_files(folder):
+            shutil.copyfile(folder / name, target / name)
     else:
         write_tokenizer(folder / OPENAI_VOCABULARY, target)
     try:

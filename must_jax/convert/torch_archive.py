@@ -24,6 +24,7 @@ from must_jax.convert.pickles import (
 )
 from must_jax.convert.tensors import LazyTensor
 from must_jax.errors import UserError
+from must_jax.local_files import open_regular
 
 _STORAGE_DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -217,6 +218,7 @@ def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
       UserError: the file is none of these, is damaged, or its pickle asks for anything else.
     """
     try:
+        open_regular(path).close()
         # It stays open for the tensors, which are read when they are asked for: to open it anew for
         # each would be to read its directory, of any length, a thousand times.
         archive = zipfile.ZipFile(path)

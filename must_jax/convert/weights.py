@@ -12,6 +12,7 @@ from must_jax.convert.fields import read_json
 from must_jax.convert.tensors import LazyTensor, Tensor, Tensors
 from must_jax.convert.torch_archive import open_torch_archive
 from must_jax.errors import UserError
+from must_jax.local_files import open_regular
 
 # In the order of preference: safetensors before pickles, one file before several.
 HUGGING_FACE_NAMES = (
@@ -66,6 +67,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
       UserError: the file is missing or damaged.
     """
     try:
+        open_regular(path).close()
         with safetensors.safe_open(path, framework="numpy") as file:
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {name: _lazy(path, name, view) for name, view in views.items()}

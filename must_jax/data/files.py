@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
 from must_jax.errors import UserError, one_line
+from must_jax.local_files import open_regular, read_bytes
 
 _T = TypeVar("_T")
 
@@ -78,16 +79,19 @@ def exists(path: str) -> bool:
         return bool(system.exists(inner))
 
 
-def read_file(path: str) -> bytes:
+def read_file(path: str, *, limit: int | None = None) -> bytes:
     """All bytes of a file.
+
+    Args:
+        path: Of the file.
+        limit: Bytes that a local one may have; None for as many as memory holds.
 
     Raises:
         OSError: They can't be had.
     """
     if is_remote(path):
         return _patiently(path, lambda system, inner: bytes(system.cat_file(inner)))
-    with open(path, "rb") as file:
-        return file.read()
+    return read_bytes(path, limit=limit)
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
@@ -99,7 +103,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
     if is_remote(path):
         part = {"start": start, "end": start + size}
         return _patiently(path, lambda system, inner: bytes(system.cat_file(inner, **part)))
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         file.seek(start)
         return file.read(size)
 
@@ -117,7 +121,7 @@ def read_in(path: str, read: Callable[[BinaryIO], _T]) -> _T:
 
     if is_remote(path):
         return _patiently(path, read_remote)
-    with open(path, "rb", buffering=0) as raw:
+    with open_regular(path) as raw:
         return read(cast(BinaryIO, raw))
 
 

@@ -7,6 +7,7 @@ import tempfile
 
 from must_jax.data import files
 from must_jax.errors import UserError
+from must_jax.local_files import open_regular
 
 _VERSION = ".version"  # beside a copy: what the file system tells a file's state by
 
@@ -27,6 +28,7 @@ def local_copy(path: str) -> str:
         UserError: The file can't be read, or the copy not be written.
     """
     if not files.is_remote(path):
+        _check_regular(path)
         return path
     place = place_of(path)
     try:
@@ -46,6 +48,16 @@ def local_copy(path: str) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be copied to {place} ({files.reason(error)})") from error
     return place
+
+
+def _check_regular(path: str) -> None:
+    """The libraries would wait for ever at a pipe; what is missing, they tell better."""
+    try:
+        open_regular(path).close()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
 
 
 def _version_of(place: str) -> str:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from fuzz.archives import rewrite_archive, rewrite_safetensors
-from fuzz.mutations import mutate_bytes, mutate_json
+from fuzz.mutations import make_odd_file, mutate_bytes, mutate_json
 from fuzz.worker import captured
 from must_jax.convert import load_converted
 from must_jax.errors import MAX_LENGTH
@@ -74,7 +74,9 @@ class Checkpoints:
             after, what = _damaged(file, before, rng, canary)
         except OSError:
             after, what = None, ""
-        if after is None:
+        if rng.random() < 0.03:
+            what = make_odd_file(file, rng)
+        elif after is None:
             file.unlink()
             what = "missing"
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fuzz.mutations import mutate_bytes, mutate_json
+from fuzz.mutations import make_odd_file, mutate_bytes, mutate_json
 from fuzz.worker import captured
 from must_jax.convert import TOKENIZER, load_converted
 from must_jax.errors import MAX_LENGTH, UserError
@@ -37,6 +37,8 @@ class Converted:
         if rng.random() < 0.03:
             file.unlink()
             return f"{name}: missing"
+        if rng.random() < 0.05:
+            return f"{name}: {make_odd_file(file, rng)}"
         if file.suffix == ".json" and rng.random() < 0.5:
             text, what = mutate_json(json.loads(data), rng)
             content = text.encode("utf-8", "surrogatepass")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fuzz.mutations import mutate_bytes
+from fuzz.mutations import make_odd_file, mutate_bytes
 from fuzz.worker import captured
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.pipeline import eval_loader, train_loader
@@ -152,7 +152,10 @@ class Images:
             data, what = whole[:place] + other[rng.randrange(len(other)) :], "spliced"
         else:
             data, what = mutate_bytes(whole, rng)
-        (folder / f"damaged.{suffix}").write_bytes(data)
+        damaged = folder / f"damaged.{suffix}"
+        damaged.write_bytes(data)
+        if rng.random() < 0.03:
+            what = make_odd_file(damaged, rng)
         for i in range(_WHOLE):
             (folder / f"whole{i}.png").write_bytes(self._seeds["png"][0])
         return f"{suffix}: {what}"

@@ -1,12 +1,29 @@
 """Random damage to bytes and to JSON values. A mutation is a function of its generator alone."""
 
 import json
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 # Numbers that lengths, offsets and counts of formats break at.
 _EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 _HEAD = 4096  # bytes, at either end of a file, where formats keep what describes the rest
+
+
+def make_odd_file(path: Path, rng: random.Random) -> str:
+    """Puts what can't be read to an end in a file's place, and says what."""
+    path.unlink(missing_ok=True)
+    kind = rng.choice(("pipe", "endless device", "link in a circle", "link to a text", "terabyte"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "terabyte":
+        path.touch()
+        os.truncate(path, 2**40)
+    else:
+        links = {"endless device": "/dev/zero", "link in a circle": path.name}
+        path.symlink_to(links.get(kind, __file__))
+    return kind
 
 
 def mutate_bytes(data: bytes, rng: random.Random) -> tuple[bytes, str]:

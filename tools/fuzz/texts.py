@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags, logging
 
-from fuzz.mutations import ODD_VALUES, mutate_bytes, mutate_json
+from fuzz.mutations import ODD_VALUES, make_odd_file, mutate_bytes, mutate_json
 from fuzz.worker import captured
 from must_jax import main
 from must_jax.errors import MAX_LENGTH
@@ -148,6 +148,9 @@ class Texts:
             stems[kind.partition(".")[0]] = kind
         for name, content in files.items():
             (folder / name).write_bytes(content)
+        # The config file is a program, of the user's own.
+        if kind in files and kind != "config.py" and rng.random() < 0.05:
+            what = make_odd_file(folder / kind, rng)
         named = {
             "checkpoint": self._checkpoint,
             "image_size": "16",

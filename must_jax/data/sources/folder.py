@@ -135,7 +135,7 @@ def _local_paths(root: str) -> Iterator[str]:
                     if entry.name.startswith("."):
                         continue
                     path = f"{folder}/{entry.name}" if folder else entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         real = os.path.realpath(entry.path)
                         if real not in above:
                             pending.append((path, above | {real}))
@@ -143,3 +143,11 @@ def _local_paths(root: str) -> Iterator[str]:
                         yield path
         except OSError as error:
             raise UserError(f"cannot read folder {full}: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    # A link in a circle is an image that can't be read, if its name is one's.
+    except OSError:
+        return False

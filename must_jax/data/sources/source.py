@@ -11,6 +11,9 @@ from PIL import Image
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError, decode_image
 
+# Bytes of an encoded image: as many as the largest that Pillow decodes without a remark, in a BMP.
+MAX_IMAGE = 2**28
+
 
 class Source(Protocol):
     """Encoded images by index, read by many threads at once and handed to worker processes.
@@ -54,9 +57,9 @@ def read_image_file(path: str) -> bytes:
     """All bytes of a file, local or remote.
 
     Raises:
-        UndecodableImageError: It is missing or can't be read.
+        UndecodableImageError: It is missing, can't be read, or is larger than `MAX_IMAGE`.
     """
     try:
-        return files.read_file(path)
+        return files.read_file(path, limit=MAX_IMAGE)
     except OSError as error:
         raise UndecodableImageError(path, files.reason(error)) from error

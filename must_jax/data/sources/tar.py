@@ -14,6 +14,7 @@ from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources.classes import Classes, Labels, index_labels
 from must_jax.data.sources.folder import IMAGE_SUFFIXES
+from must_jax.data.sources.source import MAX_IMAGE
 from must_jax.data.sources.strings import Strings
 from must_jax.data.sources.tar_index import Member, content, members
 from must_jax.errors import UserError
@@ -114,9 +115,11 @@ class TarShards:
         """The bytes of the image.
 
         Raises:
-            UndecodableImageError: The shard can't be read.
+            UndecodableImageError: The shard can't be read, or the image is larger than `MAX_IMAGE`.
         """
         shard, size = self._shards[self._shard[record]], int(self._size[record])
+        if size > MAX_IMAGE:
+            raise UndecodableImageError(self.name_of(record), f"larger than {MAX_IMAGE >> 20} MiB")
         try:
             data = files.read_range(shard, int(self._start[record]), size)
         except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from must_jax.errors import UserError
+from must_jax.local_files import MAX_TEXT
 
 
 class Member(NamedTuple):
@@ -47,7 +48,7 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
                 yield Member(info.name, info.offset_data, info.size)
             last = archive.offset
     # What the library says of headers that no program writes.
-    except (tarfile.TarError, ValueError, ArithmeticError) as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
         raise UserError(f"{path}: not an uncompressed tar archive, or damaged ({error})") from error
     file.seek(last)
     mark = file.read(tarfile.BLOCKSIZE)
@@ -58,6 +59,12 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
 
 
 def content(file: BinaryIO, member: Member) -> bytes:
-    """All bytes of a member of the archive."""
+    """All bytes of a small member of the archive.
+
+    Raises:
+        ValueError: It is larger than a text is.
+    """
+    if member.size > MAX_TEXT:
+        raise ValueError(f"{member.name}: larger than {MAX_TEXT >> 20} MiB")
     file.seek(member.start)
     return file.read(member.size)

@@ -1,0 +1,61 @@
+"""Reads local files that anybody may have made: no pipes, no devices, nothing without an end."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+
+# Bytes. Texts are names, sentences, configurations and vocabularies; none of them comes near.
+MAX_TEXT = 2**27
+
+
+def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
+    """Opens a file to be read, unbuffered.
+
+    Raises:
+      OSError: it can't be opened, or is no file but a pipe or a device, of which a read may wait
+        or go on for ever.
+    """
+    file = io.FileIO(path, "rb", opener=_without_waiting)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return file
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
+    """All bytes of a file.
+
+    Args:
+      path: of the file.
+      limit: bytes that it may have; None: as many as memory holds.
+
+    Raises:
+      OSError: it can't be read, is no regular file, or larger.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if limit is not None and size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
+        try:
+            return file.readall()
+        except MemoryError:
+            raise OSError(errno.ENOMEM, f"no memory for {size} bytes", os.fspath(path)) from None
+
+
+def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:
+    """All of a text file; its lines end as Python's own do.
+
+    Raises:
+      OSError: it can't be read, is no regular file, or larger than `MAX_TEXT`.
+      UnicodeDecodeError: it is of another encoding.
+    """
+    data = read_bytes(path, limit=MAX_TEXT)
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding).read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # To open a pipe is to wait for who writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
