@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from must_jax import distributed
 from must_jax.errors import UserError, one_line
-from must_jax.state import Params, TrainState
+from must_jax.state import TrainState
 
 Notes = dict[str, Any]
 # The last file that orbax writes into a step's folder; without it the folder holds no checkpoint.
@@ -342,12 +342,12 @@ def _set_aside(path: pathlib.Path, why: str) -> None:
     path.rename(target)
 
 
-def digest(params: Params) -> str:
-    """SHA-256 over the bytes of all parameters, in the order of their paths.
+def digest(tree: Any) -> str:
+    """SHA-256 over the bytes of all arrays of a tree, in the order of their paths.
 
     Wherever their parts lie: all processes must call it.
     """
-    leaves = {jax.tree_util.keystr(path): a for path, a in jax.tree.leaves_with_path(params)}
+    leaves = {jax.tree_util.keystr(path): a for path, a in jax.tree.leaves_with_path(tree)}
     sha256 = hashlib.sha256()
     for path in sorted(leaves):
         sha256.update(np.ascontiguousarray(distributed.whole(leaves[path])).tobytes())

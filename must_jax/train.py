@@ -311,6 +311,7 @@ class _Run:
             "seconds": round(time.perf_counter() - self._begun, 2),
             "student_digest": digest(self.state.params),
             "teacher_digest": digest(self.state.teacher_params),
+            "optimizer_digest": digest(self.state.opt_state),
         }
         write_json(os.path.join(self._workdir, "result.json"), result)
         self._write_report(result)

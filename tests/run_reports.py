@@ -97,6 +97,7 @@ def result(**changes):
         "skipped_steps": 0,
         "student_digest": "a" * 64,
         "teacher_digest": "b" * 64,
+        "optimizer_digest": "c" * 64,
     }
     return fields | changes
 

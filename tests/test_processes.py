@@ -167,7 +167,7 @@ def assert_same_run(inputs, ours, expected):
         assert a.keys() == b.keys()
         for name in a:
             assert a[name] == pytest.approx(b[name], **ROUNDING), (a["step"], name)
-    of_the_moment = {"seconds", "student_digest", "teacher_digest"}
+    of_the_moment = {"seconds", "student_digest", "teacher_digest", "optimizer_digest"}
     assert result_of(ours).keys() == result_of(expected).keys()
     for name in result_of(ours).keys() - of_the_moment:
         assert result_of(ours)[name] == result_of(expected)[name], name
@@ -274,7 +274,7 @@ def test_killed_processes_end_the_run_at_once_and_it_goes_on_bit_for_bit(of_two,
     stdout, stderr = told_by(started)
     assert codes == [0, 0], stderr
     assert f"resuming {workdir} at step 8" in stdout[0]
-    for digest in ("student_digest", "teacher_digest"):
+    for digest in ("student_digest", "teacher_digest", "optimizer_digest"):
         assert result_of(workdir)[digest] == result_of(expected)[digest]
 
 

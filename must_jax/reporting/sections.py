@@ -183,7 +183,7 @@ def skipped(report: Report) -> str:
 def configuration(report: Report) -> str:
     """Fields and digests: enough to do the run again."""
     result = report.result
-    digests = [[name, result[f"{name}_digest"]] for name in ("student", "teacher")]
+    digests = [[name, result[f"{name}_digest"]] for name in ("student", "teacher", "optimizer")]
     fields = [[name, json.dumps(value)] for name, value in sorted(report.config.items())]
     return section(
         "Run",
