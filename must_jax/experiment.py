@@ -29,6 +29,7 @@ from must_jax.data.masking import count_masked
 from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import Classes, Labels, Source, decode_record, open_source
 from must_jax.errors import UserError
+from must_jax.local_files import local_path
 from must_jax.models import ClipSpec, VisionTransformer
 from must_jax.optimizer import cosine_schedule, ema_decay_schedule, make_optimizer
 from must_jax.state import Params, TrainState, init_params, init_student, state_shapes
@@ -289,16 +290,14 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       UserError: a field, the names, the templates or the checkpoint are not usable.
     """
     config_lib.check_config(config)
-    classes = read_class_names(os.path.expanduser(config.dataset.class_names))
+    classes = read_class_names(_path(config, "dataset.class_names"))
     templates: tuple[str, ...] = ()
     if config.dataset.templates:
-        templates = read_templates(os.path.expanduser(config.dataset.templates))
+        templates = read_templates(_path(config, "dataset.templates"))
     descriptions = None
     if config.dataset.descriptions:
-        descriptions = read_descriptions(
-            os.path.expanduser(config.dataset.descriptions), classes=classes
-        )
-    checkpoint = os.path.expanduser(config.checkpoint)
+        descriptions = read_descriptions(_path(config, "dataset.descriptions"), classes=classes)
+    checkpoint = _path(config, "checkpoint")
     spec, clip_params = load_converted(checkpoint)
     tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER), spec=spec.text)
     config_lib.check_patches(config, patch_size=spec.vision.patch_size)
@@ -312,3 +311,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
         templates=templates,
         descriptions=descriptions,
     )
+
+
+def _path(config: ml_collections.ConfigDict, field: str) -> str:
+    path = dict(config_lib.flat_fields(config))[field]
+    return local_path(path, called=f"config.{field}", advice="copy it to a disk first")

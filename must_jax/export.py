@@ -17,6 +17,7 @@ from must_jax.errors import UserError
 from must_jax.exporting.finished import TREES
 from must_jax.exporting.runner import FORMATS, export_run
 from must_jax.exporting.weights import KINDS
+from must_jax.local_files import local_path
 from must_jax.resume import CONFIG_FILE, LAST
 
 flags.DEFINE_string("target", None, "Folder to write, whole or not at all.")
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         # Orbax tells a page for every checkpoint, and all that it raises beforehand.
         logging.set_verbosity(logging.FATAL)
-    workdir = os.path.expanduser(_required("workdir"))
+    workdir = local_path(_required("workdir"), called="--workdir", advice=command.ON_A_DISK)
     tree = flags.FLAGS.tree or TREES[0]  # a flag of the command that predicts, too
     if tree not in TREES:
         raise UserError(f"--tree={tree} is not what a run has; give one of {', '.join(TREES)}")
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     export_run(
         config,
         workdir,
-        os.path.expanduser(_required("target")),
+        local_path(_required("target"), called="--target", advice="copy it from there"),
         format=_required("format"),
         tree=tree,
         which=flags.FLAGS.step or LAST,

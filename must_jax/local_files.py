@@ -7,6 +7,8 @@ import io
 import os
 import stat
 
+from must_jax.errors import UserError
+
 # Bytes. Texts are names, sentences, configurations and vocabularies; none of them comes near.
 MAX_TEXT = 2**27
 
@@ -23,6 +25,22 @@ def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     return file
+
+
+def local_path(path: str | os.PathLike[str], *, called: str, advice: str) -> str:
+    """A path with `~` filled in.
+
+    Args:
+      path: that somebody gave.
+      called: the flag or field that it is of.
+      advice: what to do where it is a URL.
+
+    Raises:
+      UserError: it is one, of which a folder called `gs:` would be made.
+    """
+    if "://" in os.fspath(path):
+        raise UserError(f"{called}={path} must be a local path; {advice}")
+    return os.path.expanduser(os.fspath(path))
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:

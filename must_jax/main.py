@@ -19,6 +19,7 @@ from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
 from must_jax.errors import StoppedError, UserError
 from must_jax.inspection.runner import inspect_run
+from must_jax.local_files import local_path
 from must_jax.predict import TREES, Request, predict
 from must_jax.replay import replay
 from must_jax.reporting.runner import report_again
@@ -82,6 +83,9 @@ _PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
     )
 )
 
+# Where runs are written.
+ON_A_DISK = "give a folder on a disk, which all hosts of a run see (docs/pods.md)"
+
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: start it again
@@ -95,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         # Orbax tells a page for every checkpoint, and all that it raises beforehand.
         logging.set_verbosity(logging.FATAL)
-    workdir = os.path.expanduser(_WORKDIR.value or "")
+    workdir = local_path(_WORKDIR.value or "", called="--workdir", advice=ON_A_DISK)
     request = _request()
     of_no_run = request and request.tree == "zeroshot" and request.output
     if not workdir and _MODE.value != "zeroshot" and not of_no_run:

@@ -181,6 +181,11 @@ REFUSALS = {
     "no range of steps": (["--profile=13:10"], "--profile=13:10 is no range of steps"),
     "a trace of no training": (["--profile", "--mode=eval"], "--mode=eval has none"),
     "stray argument": (["train"], "'train' is not a flag"),
+    "a run in a bucket": (["--workdir=gs://b/run"], "--workdir=gs://b/run must be a local path"),
+    "a checkpoint in a bucket": (
+        ["--config.checkpoint=s3://b/clip"],
+        "config.checkpoint=s3://b/clip must be a local path; copy it to a disk first",
+    ),
     "missing file": (["--config.dataset.class_names=/nowhere/names.txt"], "/nowhere/names.txt"),
 }
 

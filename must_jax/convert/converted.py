@@ -117,7 +117,7 @@ def _check_files(path: Path, *, num_bytes: int) -> None:
     """
     digests = read_json(path / SPEC_FILE).get("sha256")
     if not isinstance(digests, dict):
-        raise UserError(f"{path / SPEC_FILE}: damaged (sha256); convert again")
+        raise UserError(f"{path / SPEC_FILE}: tells no digests of the other files; convert again")
     found = {name for part in (PARAMS, TOKENIZER) for name in _files_below(path, part)}
     for name in sorted(found ^ digests.keys()):
         reason = "was added" if name in found else "is missing"

@@ -13,6 +13,7 @@ from typing import Any
 from must_jax.data.decode import UndecodableImageError, open_image
 from must_jax.data.sources import IMAGE_SUFFIXES, Source
 from must_jax.errors import UserError
+from must_jax.local_files import local_path
 from must_jax.predictions.rows import readable
 
 MARK = ".must_jax_sorting"  # while a folder is being filled
@@ -43,7 +44,8 @@ class ClassFolders:
         Raises:
           UserError: there is something else in it, or it can't be written.
         """
-        self._folder = pathlib.Path(folder).expanduser()
+        advice = "copy the folder when it is complete"
+        self._folder = pathlib.Path(local_path(folder, called="--sort_into", advice=advice))
         self._names = folder_names(class_names)
         self._mark = self._folder / MARK
         self._temporary = self._folder / f"{MARK}.tmp"

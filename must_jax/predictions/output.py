@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.errors import UserError
+from must_jax.local_files import local_path
 from must_jax.predictions import rows
 from must_jax.predictions.growing import GrowingFile
 from must_jax.predictions.parquet import write_parquet
@@ -27,8 +28,7 @@ def check_output(path: str) -> pathlib.Path:
     Raises:
       UserError: its ending stands for no format, or it is no local path.
     """
-    if "://" in path:
-        raise UserError(f"--output={path} must be a local path; copy the file when it is complete")
+    local_path(path, called="--output", advice="copy the file when it is complete")
     if not path.lower().endswith(ENDINGS):
         raise UserError(f"--output={path} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     return pathlib.Path(path).expanduser()
