@@ -42,7 +42,11 @@ class Outage:
                 raise left[0] if forever else left.pop(0)
             return works(*args, **keywords)
 
+        self._works = method, works
         self._monkeypatch.setattr(type(SYSTEM), method, fail)
+
+    def end(self):
+        self._monkeypatch.setattr(type(SYSTEM), *self._works)
 
 
 @pytest.fixture
@@ -100,6 +104,26 @@ def test_shards_are_opened_when_the_bucket_is_back(shards, method, bucket, outag
     told = capsys.readouterr().err
     assert ("x.array_record: copied to " in told) == (shards == "x.array_record")
     assert_waited(outage, 3)
+
+
+@pytest.mark.parametrize("method", ["info", "find"])
+def test_a_folder_is_found_when_the_bucket_is_back(method, bucket, outage):
+    outage.start(method, *ERRORS)
+    assert len(open_source(f"{bucket}/images")) == 2
+    assert outage.slept
+
+
+def test_shards_are_found_when_the_bucket_is_back(bucket, outage):
+    outage.start("glob", *ERRORS)
+    assert len(open_source(f"{bucket}/*.tar")) == 1
+    assert_waited(outage, 3)
+
+
+def test_a_bucket_that_stays_away_is_not_said_to_lack_the_folder(bucket, outage):
+    outage.start("info", BusyError("503"), forever=True)
+    with pytest.raises(UserError, match=r"images: cannot be looked for \(BusyError: 503\)"):
+        open_source(f"{bucket}/images")
+    outage.end()
 
 
 def test_it_ends_after_a_minute(bucket, outage):

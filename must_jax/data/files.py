@@ -65,18 +65,29 @@ def parent(path: str) -> str:
 
 def is_folder(path: str) -> bool:
     """Whether there is such a folder."""
-    if not is_remote(path):
-        return os.path.isdir(path)
-    with remote(path) as (system, inner):
-        return bool(system.isdir(inner))
+    return _there_is(path, "isdir") if is_remote(path) else os.path.isdir(path)
 
 
 def exists(path: str) -> bool:
     """Whether there is such a file or folder."""
-    if not is_remote(path):
-        return os.path.exists(path)
-    with remote(path) as (system, inner):
-        return bool(system.exists(inner))
+    return _there_is(path, "exists") if is_remote(path) else os.path.exists(path)
+
+
+def _there_is(url: str, question: str) -> bool:
+    """What a file system's own `exists` or `isdir` says, unless it is an outage that says no."""
+
+    def ask(system: Any, inner: str) -> bool:
+        found = bool(getattr(system, question)(inner))
+        if not found:
+            system.info(inner)  # raises what the other keeps to itself
+        return found
+
+    try:
+        return _patiently(url, ask)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{url}: cannot be looked for ({reason(error)})") from error
 
 
 def read_file(path: str, *, limit: int | None = None) -> bytes:
@@ -140,9 +151,12 @@ def remote_files(folder: str) -> list[str]:
     Raises:
         OSError: It can't be listed.
     """
-    with remote(folder) as (system, inner):
+
+    def find(system: Any, inner: str) -> list[str]:
         root = inner.strip("/")
         return [path.strip("/")[len(root) :].lstrip("/") for path in system.find(inner)]
+
+    return _patiently(folder, find)
 
 
 def expand(pattern: str) -> list[str]:
@@ -169,10 +183,13 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     if not is_remote(pattern):
         return sorted(glob.glob(pattern, recursive=True))
-    with remote(pattern) as (system, inner):
+
+    def match(system: Any, inner: str) -> list[str]:
         # What a file system's own paths lack, or have, before the first folder.
         start = pattern[: len(pattern) - len(inner.lstrip("/"))]
         return sorted(f"{start}{path.lstrip('/')}" for path in system.glob(inner))
+
+    return _patiently(pattern, match)
 
 
 def _braces(pattern: str) -> Iterator[str]:
