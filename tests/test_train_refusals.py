@@ -67,7 +67,7 @@ BAD_INPUTS = {
     "batch and devices": ({"batch_size": 12}, r"batch_size is 12, which 8 devices don't divide"),
     "nothing decodes": ({"dataset.train": "{tmp}/broken"}, r"none of the 8 images that were tried"),
     "no test image decodes": ({"dataset.test": "{tmp}/badtest"}, r"none of the 1 images"),
-    "no tokenizer": ({"checkpoint": "{tmp}/mute"}, r"no tokenizer"),
+    "no tokenizer": ({"checkpoint": "{tmp}/mute"}, r"damaged .tokenizer/merges.txt: is missing"),
     "batch and data": ({"batch_size": 40}, r"batch_size is 40, more than the 36 images"),
 }
 
