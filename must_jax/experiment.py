@@ -290,14 +290,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
       UserError: a field, the names, the templates or the checkpoint are not usable.
     """
     config_lib.check_config(config)
-    classes = read_class_names(_path(config, "dataset.class_names"))
+    classes = read_class_names(_on_disk(config.dataset.class_names, "dataset.class_names"))
     templates: tuple[str, ...] = ()
     if config.dataset.templates:
-        templates = read_templates(_path(config, "dataset.templates"))
+        templates = read_templates(_on_disk(config.dataset.templates, "dataset.templates"))
     descriptions = None
     if config.dataset.descriptions:
-        descriptions = read_descriptions(_path(config, "dataset.descriptions"), classes=classes)
-    checkpoint = _path(config, "checkpoint")
+        path = _on_disk(config.dataset.descriptions, "dataset.descriptions")
+        descriptions = read_descriptions(path, classes=classes)
+    checkpoint = _on_disk(config.checkpoint, "checkpoint")
     spec, clip_params = load_converted(checkpoint)
     tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER), spec=spec.text)
     config_lib.check_patches(config, patch_size=spec.vision.patch_size)
@@ -313,6 +314,5 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-def _path(config: ml_collections.ConfigDict, field: str) -> str:
-    path = dict(config_lib.flat_fields(config))[field]
+def _on_disk(path: str, field: str) -> str:
     return local_path(path, called=f"config.{field}", advice="copy it to a disk first")

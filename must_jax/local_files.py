@@ -1,4 +1,4 @@
-"""Reads local files that anybody may have made: no pipes, no devices, nothing without an end."""
+"""Local files that anybody may have made: no pipes, no devices, nothing without an end."""
 
 from __future__ import annotations
 
@@ -48,19 +48,17 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> byt
 
     Args:
       path: of the file.
-      limit: bytes that it may have; None: as many as memory holds.
+      limit: bytes that it may have; None: as many as the machine's memory.
 
     Raises:
       OSError: it can't be read, is no regular file, or larger.
     """
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if limit is not None and size > limit:
+        if limit is None:
+            limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
-        try:
-            return file.readall()
-        except MemoryError:
-            raise OSError(errno.ENOMEM, f"no memory for {size} bytes", os.fspath(path)) from None
+        return file.readall()
 
 
 def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:

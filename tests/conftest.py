@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["JAX_PLATFORMS"] = "cpu"  # of the processes that tests start
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_platforms", "cpu")
@@ -22,3 +23,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # The processes that tests start, likewise.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory):
+    """Starts `must_jax.main` in processes that need not import it."""
+    from forked_main import Starter
+
+    starter = Starter(tmp_path_factory.mktemp("started"))
+    yield starter
+    starter.close()

@@ -9,12 +9,18 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+# Of the library that connects CPU processes, whose threads break each other's lines.
+GLOO = re.compile(r"\[Gloo\].*|.*peer ranks.*|[\s:\d]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +89,22 @@ class Starter:
         self._process.stdin.close()
         self._process.wait(timeout=60)
         self._process.stdout.close()
+
+
+def free_address():
+    """HOST:PORT that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def told_by(started):
+    """What each of them wrote to stdout and to stderr."""
+    out = [
+        "\n".join(line for line in p.out.read_text().splitlines() if not GLOO.fullmatch(line))
+        for p in started
+    ]
+    return out, [p.err.read_text() for p in started]
 
 
 def _become(main, *, flags, files, devices, environment):

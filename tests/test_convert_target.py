@@ -231,10 +231,26 @@ def test_program(source, tmp_path):
     assert again.stderr.count("\n") == 1
 
 
-def test_program_passes_its_options_on(source, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def program():
     module_spec = importlib.util.spec_from_file_location("convert_clip_weights", PROGRAM)
     program = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(program)
+    return program
+
+
+def test_program_tells_that_memory_is_short(program, source, tmp_path, monkeypatch, capsys):
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(conversion, "read_params", fails)
+    monkeypatch.setattr(sys, "argv", ["x", str(source), str(tmp_path / "target")])
+    assert program.main() == 2
+    assert capsys.readouterr().err == f"error: {source}: there is not enough memory for it\n"
+    assert not (tmp_path / "target").exists()
+
+
+def test_program_passes_its_options_on(program, monkeypatch, capsys):
     called = {}
 
     def fake(source, target, **options):

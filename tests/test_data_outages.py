@@ -19,6 +19,16 @@ SYSTEM = fsspec.filesystem("memory")
 PPM = b"P6 1 1 255\n\x01\x02\x03"
 
 
+class HttpError(Exception):
+    """As gcsfs has it."""
+
+    code = 401
+
+
+class NoCredentialsError(Exception):
+    """As botocore has it."""
+
+
 class BusyError(Exception):
     """As a cloud's library raises it."""
 
@@ -139,7 +149,14 @@ def test_it_ends_after_a_minute(bucket, outage):
 
 @pytest.mark.parametrize(
     "error",
-    [FileNotFoundError("x"), PermissionError("x"), OSError(errno.ENOSPC, "no space")],
+    [
+        FileNotFoundError("x"),
+        PermissionError("x"),
+        OSError(errno.ENOSPC, "no space"),
+        OSError("Forbidden: b/x\nno storage.objects.get access"),  # gcsfs
+        HttpError(),
+        NoCredentialsError("who asks?"),
+    ],
 )
 def test_what_another_try_does_not_mend_is_told_at_once(error, bucket, outage, capsys):
     outage.start("get_file", error, forever=True)

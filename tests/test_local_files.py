@@ -1,4 +1,4 @@
-"""Files that are none: pipes, devices, links in a circle, a terabyte of nothing."""
+"""Files that are none: pipes, devices, links in a circle, terabytes of nothing."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def _in_bounded_time():
         raise AssertionError("it hangs")
 
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(30)
+    signal.alarm(60)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -33,7 +33,7 @@ def _in_bounded_time():
 
 def sparse(path):
     path.touch()
-    os.truncate(path, 2**40)
+    os.truncate(path, 2**43)  # more than any machine's memory
 
 
 ODD = {
@@ -57,7 +57,7 @@ def test_what_is_read(tmp_path):
 
 def test_more_than_memory_holds_is_told(tmp_path):
     sparse(tmp_path / "x")
-    with pytest.raises(OSError, match="no memory for 1099511627776 bytes"):
+    with pytest.raises(OSError, match=r"larger than \d+ MiB"):
         local_files.read_bytes(tmp_path / "x")
 
 

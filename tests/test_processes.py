@@ -3,17 +3,16 @@
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import socket
 import time
 
-import forked_main
 import jax
 import numpy as np
 import pytest
 import tiny_run
+from forked_main import free_address, told_by
 
 from must_jax.experiment import build
 from must_jax.resume import read_state
@@ -23,8 +22,6 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 STEPS = 12  # in three epochs
 # float32 sums in another order, and what twelve steps of Adam make of them.
 ROUNDING = {"rel": 2e-4, "abs": 1e-6}
-# Of the library that connects CPU processes, whose threads break each other's lines.
-GLOO = re.compile(r"\[Gloo\].*|.*peer ranks.*|[\s:\d]*")
 FSDP = ("--config.mesh.fsdp=8",)
 SPLIT = ("--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.mesh.model=2")
 
@@ -50,19 +47,6 @@ def inputs(tmp_path_factory):
         f"def get_config():\n    return test_processes.config_of(pathlib.Path({str(folder)!r}))\n"
     )
     return folder
-
-
-@pytest.fixture(scope="module")
-def starter(tmp_path_factory):
-    starter = forked_main.Starter(tmp_path_factory.mktemp("started"))
-    yield starter
-    starter.close()
-
-
-def free_address():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def by_flags(count):
@@ -111,14 +95,6 @@ def run(starter, start):
         return codes, *told_by(started), started
 
     return run
-
-
-def told_by(started):
-    out = [
-        "\n".join(line for line in p.out.read_text().splitlines() if not GLOO.fullmatch(line))
-        for p in started
-    ]
-    return out, [p.err.read_text() for p in started]
 
 
 @pytest.fixture(scope="module")
@@ -355,49 +331,3 @@ def test_asked_to_stop_all_processes_save_at_one_step(alone, start, starter):
     started = start(workdir, *flags, "--config.loader.num_threads=1")
     assert starter.finish(started) == [0]
     assert f"resuming {workdir} at step {step} of 80" in told_by(started)[0][0]
-
-
-def flags_of(address="127.0.0.1:1234", count=2, process=1):
-    told = {"coordinator_address": address, "num_processes": count, "process_id": process}
-    return [f"--{name}={value}" for name, value in told.items() if value is not None]
-
-
-REFUSALS = {
-    "no address": (flags_of(address=None), "go together; give all three"),
-    "no count": (flags_of(count=None), "go together; give all three"),
-    "no id": (flags_of(process=None), "go together; give all three"),
-    "an id past the end": (flags_of(process=2), "--process_id is 2 and --num_processes 2"),
-    "an id below 0": (flags_of(process=-1), "--process_id is -1"),
-    "no processes": (flags_of(count=0, process=0), "--num_processes 0"),
-    "no port": (flags_of(address="10.0.0.1"), "'10.0.0.1'; it must be HOST:PORT"),
-    "no host": (flags_of(address=":1234"), "':1234'; it must be HOST:PORT"),
-    "a port that is none": (flags_of(address="host:99999"), "it must be HOST:PORT"),
-    "no time": ([*flags_of(), "--connect_seconds=0"], "--connect_seconds=0 must be positive"),
-}
-
-
-def test_flags_that_do_not_fit_are_refused(inputs, alone, starter):
-    workdir = alone.parent / "refused"
-    common = [f"--config={inputs}/config.py", f"--workdir={workdir}"]
-    cases = dict(REFUSALS)
-    address = free_address()
-    for process, told in [(0, f"not all of the 2 processes came to {address}"), (1, "not answer")]:
-        # In vain: each waits for its own peer.
-        flags = flags_of(address=address if process == 0 else free_address(), process=process)
-        cases[f"alone as {process}"] = ([*flags, "--connect_seconds=3"], told)
-    with socket.create_server(("", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        cases["a port in use"] = (flags_of(address, process=0), "do not find each other")
-        commands = [([*common, *flags], {}) for flags, _ in cases.values()]
-        started = starter.start(commands, devices=1)
-        codes = starter.finish(started)
-    for name, code, out, err in zip(cases, codes, *told_by(started), strict=True):
-        assert code == 2, (name, code, err)
-        # Of a port in use the runtime complains too.
-        errors = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1, (name, err)
-        assert cases[name][1] in errors[0], (name, err)
-        assert "Traceback" not in err, name
-        assert len(err.splitlines()) == 1 or name == "a port in use", (name, err)
-        assert not out, name
-    assert not workdir.exists()

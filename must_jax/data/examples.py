@@ -17,7 +17,7 @@ from must_jax.errors import UserError
 Example = dict[str, np.ndarray | np.generic]
 
 _MAX_TRIES = 16
-_REASON = "U160"  # of one size, for examples are stacked to batches
+_REASON = "U160"  # of one size, for examples are stacked to batches; longer ones are cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

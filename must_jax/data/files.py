@@ -95,7 +95,7 @@ def read_file(path: str, *, limit: int | None = None) -> bytes:
 
     Args:
         path: Of the file.
-        limit: Bytes that a local one may have; None for as many as memory holds.
+        limit: Bytes that a local one may have; None for as many as the machine's memory.
 
     Raises:
         OSError: They can't be had.
@@ -227,11 +227,25 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
         raise UserError(f"{path} can't be opened: {error}") from error
     try:
         yield system, inner
-    except (OSError, UserError):
+    except UserError:
         raise
     # No common kind: refused credentials alone have one for every cloud.
     except Exception as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
+        told = f"{type(error).__name__}: {error}"
+        if _is_refusal(error):
+            raise PermissionError(told) from error
+        if isinstance(error, OSError):
+            raise
+        raise OSError(told) from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether more than patience is needed: rights (gcsfs says "Forbidden"), or who asks."""
+    return (
+        getattr(error, "code", getattr(error, "status", None)) in (401, 403)
+        or str(error).startswith("Forbidden")
+        or type(error).__name__.endswith("CredentialsError")
+    )
 
 
 def _patiently(url: str, read: Callable[[Any, str], _T]) -> _T:

@@ -28,10 +28,10 @@ def check_output(path: str) -> pathlib.Path:
     Raises:
       UserError: its ending stands for no format, or it is no local path.
     """
-    local_path(path, called="--output", advice="copy the file when it is complete")
+    local = local_path(path, called="--output", advice="copy the file when it is complete")
     if not path.lower().endswith(ENDINGS):
         raise UserError(f"--output={path} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(local)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from PIL import Image
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError, decode_image
 
-# Bytes of an encoded image: as many as the largest that Pillow decodes without a remark, in a BMP.
+# Bytes of an encoded image. Each of many threads may hold one; raw, it has some 80 megapixels.
 MAX_IMAGE = 2**28
 
 
