@@ -1,6 +1,11 @@
-"""How many processes the cluster around tells of, and whether what flags tell instead can be."""
+"""Where the cluster around says that processes meet, and whether what flags say instead can be."""
 
+import contextlib
+import errno
 import os
+import socket
+from collections.abc import Iterator
+from typing import Any
 
 # No public name reaches the clusters that JAX detects.
 from jax._src import clusters
@@ -17,18 +22,67 @@ def detected_count() -> int:
     Raises:
       UserError: there is one, and it does not tell.
     """
+    with _asking():
+        around = _around()
+        return around.get_process_count() if around else 1
+
+
+def detected_place(timeout_seconds: float) -> tuple[str, int]:
+    """HOST:PORT of process 0, and the number of this process, as the cluster around tells them.
+
+    Raises:
+      UserError: it does not tell.
+    """
+    with _asking():
+        around = _around()
+        address = os.environ.get("JAX_COORDINATOR_ADDRESS") or around.get_coordinator_address(
+            timeout_secs=int(timeout_seconds),
+            override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT"),
+        )
+        return address, around.get_process_id()
+
+
+def _around() -> Any:
+    for cluster in clusters.ClusterEnv._cluster_types:
+        if cluster.opt_in_only_method or (cluster.name == "k8s" and _no_indexed_job()):
+            continue
+        if cluster.is_env_present():
+            return cluster
+    return None
+
+
+@contextlib.contextmanager
+def _asking() -> Iterator[None]:
     try:
-        for cluster in clusters.ClusterEnv._cluster_types:
-            if cluster.opt_in_only_method or (cluster.name == "k8s" and _no_indexed_job()):
-                continue
-            if cluster.is_env_present():
-                return cluster.get_process_count()
+        yield
     except Exception as error:
         raise UserError(
             f"the cluster around does not tell its processes ({first_line(error)}); give "
             "--coordinator_address, --num_processes and --process_id, or --num_processes=1"
         ) from error
-    return 1
+
+
+def check_port(address: str) -> None:
+    """Whether process 0 can be met at its address; where it can't, the runtime may crash.
+
+    Raises:
+      UserError: another program has the port, or this one has no right to it.
+    """
+    port = address.rpartition(":")[2]
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As the runtime does: connections that a run before left behind are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", int(port)))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                return  # not the port's fault
+            raise UserError(
+                f"port {port} of this host, where the processes are to meet, can't be opened "
+                f"({os.strerror(error.errno)}); give all processes another one in "
+                "--coordinator_address, or in a cluster as JAX_COORDINATOR_PORT"
+            ) from error
 
 
 def quiet_tpu_library() -> None:

@@ -66,8 +66,10 @@ def initialize(
     given = (coordinator_address, num_processes, process_id)
     if num_processes == 1 and coordinator_address is None and not process_id:
         return
-    if given == (None, None, None):
-        if cluster.detected_count() == 1:
+    in_cluster = given == (None, None, None)
+    if in_cluster:
+        num_processes = cluster.detected_count()
+        if num_processes == 1:
             return
     else:
         cluster.check_flags(*given)
@@ -78,15 +80,21 @@ def initialize(
     timer.daemon = True
     timer.start()
     try:
+        if coordinator_address is None:
+            coordinator_address, process_id = cluster.detected_place(connect_seconds)
+        if process_id == 0:
+            cluster.check_port(coordinator_address)
         jax.distributed.initialize(
             coordinator_address=coordinator_address,
             num_processes=num_processes,
             process_id=process_id,
             # With all three given, a cluster around has no say.
-            cluster_detection_method=None if coordinator_address is None else "deactivate",
+            cluster_detection_method=None if in_cluster else "deactivate",
             initialization_timeout=int(connect_seconds) + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+    except UserError:
+        raise
     except Exception as error:
         # gRPC, sockets and clusters raise many types.
         raise UserError(f"the processes do not find each other: {first_line(error)}") from error

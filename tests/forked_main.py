@@ -98,6 +98,12 @@ def free_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
+def slurm_task(process, *, count, job=1):
+    """What SLURM tells a task of a job by; the port follows from the job's number."""
+    told = {"JOB_ID": job, "STEP_NODELIST": "127.0.0.1", "NTASKS": count, "PROCID": process}
+    return {f"SLURM_{name}": str(value) for name, value in {**told, "LOCALID": process}.items()}
+
+
 def told_by(started):
     """What each of them wrote to stdout and to stderr."""
     out = [

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
-from forked_main import free_address, told_by
+from forked_main import free_address, slurm_task, told_by
 
 from must_jax.experiment import build
 from must_jax.resume import read_state
@@ -56,13 +56,11 @@ def by_flags(count):
 
 
 def by_slurm(count):
-    """As SLURM tells its tasks; the port follows from the job's number."""
+    """As SLURM tells its tasks, of a job whose port is free."""
     job = next(
         job for job in range(os.getpid() % 2**12, 2**13) if is_free(job % 2**12 + 2**16 - 2**12)
     )
-    common = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "127.0.0.1"}
-    common |= {"SLURM_NTASKS": str(count)}
-    return [([], common | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(count)]
+    return [([], slurm_task(i, count=count, job=job)) for i in range(count)]
 
 
 def is_free(port):

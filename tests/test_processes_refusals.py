@@ -1,11 +1,10 @@
 """Flags of several processes that do not fit, and processes that do not find each other."""
 
+import collections
 import socket
 
 import pytest
-import tiny_run
-from commands import write_config
-from forked_main import free_address, told_by
+from forked_main import free_address, slurm_task, told_by
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -31,8 +30,7 @@ REFUSALS = {
 
 def test_flags_that_do_not_fit_are_refused(starter, tmp_path):
     workdir = tmp_path / "run"
-    config = write_config(tiny_run.write_all(tmp_path / "inputs"))
-    common = [f"--config={config}", f"--workdir={workdir}"]
+    common = ["--config=configs/tiny.py", f"--workdir={workdir}"]
     cases = dict(REFUSALS)
     address = free_address()
     for process, told in [(0, f"not all of the 2 processes came to {address}"), (1, "not answer")]:
@@ -40,18 +38,22 @@ def test_flags_that_do_not_fit_are_refused(starter, tmp_path):
         flags = flags_of(address=address if process == 0 else free_address(), process=process)
         cases[f"alone as {process}"] = ([*flags, "--connect_seconds=3"], told)
     with socket.create_server(("", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        cases["a port in use"] = (flags_of(address, process=0), "do not find each other")
-        commands = [([*common, *flags], {}) for flags, _ in cases.values()]
+        port = str(taken.getsockname()[1])
+        in_use = flags_of(f"127.0.0.1:{port}", process=0)
+        cases["a port in use"] = (in_use, f"port {port} of this host, where")
+        surroundings = collections.defaultdict(dict)
+        cases["a cluster's port in use"] = ([], cases["a port in use"][1])
+        surroundings["a cluster's port in use"] = {
+            **slurm_task(0, count=2),
+            "JAX_COORDINATOR_PORT": port,
+        }
+        commands = [([*common, *cases[name][0]], surroundings[name]) for name in cases]
         started = starter.start(commands, devices=1)
         codes = starter.finish(started)
     for name, code, out, err in zip(cases, codes, *told_by(started), strict=True):
         assert code == 2, (name, code, err)
-        # Of a port in use the runtime complains too.
-        errors = [line for line in err.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1, (name, err)
-        assert cases[name][1] in errors[0], (name, err)
-        assert "Traceback" not in err, name
-        assert len(err.splitlines()) == 1 or name == "a port in use", (name, err)
+        assert err.startswith("error: "), (name, err)
+        assert cases[name][1] in err, (name, err)
+        assert len(err.splitlines()) == 1, (name, err)
         assert not out, name
     assert not workdir.exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 # So that the program runs in a checkout that was not installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from must_jax.cluster import quiet_tpu_library
 from must_jax.convert import convert
 from must_jax.errors import UserError
 
@@ -34,6 +35,7 @@ def main() -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a converted TARGET")
     args = parser.parse_args()
+    quiet_tpu_library()
     try:
         summary = convert(
             args.source,
