@@ -35,8 +35,8 @@ def write_checkpoint(folder, *, spec=SPEC):
     image = np.zeros((1, spec.vision.image_size, spec.vision.image_size, 3), np.float32)
     ids = np.zeros((1, spec.text.context_length), np.int32)
     params = {
-        "vision": vision.init(jax.random.key(0), image)["params"],
-        "text": text.init(jax.random.key(1), ids)["params"],
+        "vision": jax.jit(vision.init)(jax.random.key(0), image)["params"],
+        "text": jax.jit(text.init)(jax.random.key(1), ids)["params"],
     }
     folder.mkdir(parents=True)
     clip_checkpoints.write_tokenizer(folder / TOKENIZER, spec.text.vocab_size)
