@@ -57,8 +57,13 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> byt
         if limit is None:
             limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if os.fstat(file.fileno()).st_size > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
+            raise too_large(path, limit)
         return file.readall()
+
+
+def too_large(path: str | os.PathLike[str], limit: int) -> OSError:
+    """The error of a file of more than `limit` bytes."""
+    return OSError(errno.EFBIG, f"larger than {limit >> 20} MiB", os.fspath(path))
 
 
 def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:

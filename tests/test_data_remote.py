@@ -1,5 +1,6 @@
 """Images behind URLs, on fsspec's file system in memory: the same as in a folder."""
 
+import contextlib
 import io
 import pickle
 import tarfile
@@ -163,6 +164,34 @@ def test_errors_of_any_kind_are_one_line(bucket, monkeypatch):
         assert "\n" not in str(error.value)
     with pytest.raises(UndecodableImageError, match="RefusedError: no credentials"):
         source.read(0)
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_no_more_is_read_than_the_limit(refusing, monkeypatch):
+    class Store(AbstractFileSystem):
+        """As S3 and GCS do, it refuses ranges that start at the end of a file if told to."""
+
+        read = 0
+
+        def cat_file(self, path, start=None, end=None, **_):
+            data = b"" if path.endswith("empty") else b"12345"
+            if refusing and start is not None and start >= len(data):
+                raise OSError("416 Requested range not satisfiable")
+            Store.read += len(data[start:end])
+            return data[start:end]
+
+        def info(self, path, **_):
+            return {"size": 0 if path.endswith("empty") else 5}
+
+    monkeypatch.setattr(files, "remote", lambda path: contextlib.nullcontext((Store(), path)))
+    assert files.read_file("s3://b/empty", limit=4) == b""
+    assert files.read_file("s3://b/full", limit=5) == b"12345"
+    Store.read = 0
+    with pytest.raises(OSError, match="larger than 0 MiB"):
+        files.read_file("s3://b/full", limit=3)
+    assert Store.read == 4
+    assert files.read_range("s3://b/full", 4, 9) == b"5"
+    assert files.read_range("s3://b/full", 5, 9) == b""
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
 from must_jax.errors import UserError, one_line
-from must_jax.local_files import open_regular, read_bytes
+from must_jax.local_files import open_regular, read_bytes, too_large
 
 _T = TypeVar("_T")
 
@@ -95,14 +95,19 @@ def read_file(path: str, *, limit: int | None = None) -> bytes:
 
     Args:
         path: Of the file.
-        limit: Bytes that a local one may have; None for as many as the machine's memory.
+        limit: Bytes that it may have; None for as many as the machine's memory.
 
     Raises:
-        OSError: They can't be had.
+        OSError: They can't be had, or are more.
     """
-    if is_remote(path):
+    if not is_remote(path):
+        return read_bytes(path, limit=limit)
+    if limit is None:
         return _patiently(path, lambda system, inner: bytes(system.cat_file(inner)))
-    return read_bytes(path, limit=limit)
+    data = read_range(path, 0, limit + 1)
+    if len(data) > limit:
+        raise too_large(path, limit)
+    return data
 
 
 def read_range(path: str, start: int, size: int) -> bytes:
@@ -111,9 +116,21 @@ def read_range(path: str, start: int, size: int) -> bytes:
     Raises:
         OSError: They can't be had.
     """
+
+    def read_remote(system: Any, inner: str) -> bytes:
+        try:
+            return bytes(system.cat_file(inner, start=start, end=start + size))
+        except _FINAL:
+            raise
+        except Exception:
+            # A range from the end on is refused, such as any of an empty file.
+            end = system.info(inner).get("size")
+            if end is None or start < end:
+                raise
+            return b""
+
     if is_remote(path):
-        part = {"start": start, "end": start + size}
-        return _patiently(path, lambda system, inner: bytes(system.cat_file(inner, **part)))
+        return _patiently(path, read_remote)
     with open_regular(path) as file:
         file.seek(start)
         return file.read(size)
