@@ -33,6 +33,8 @@ _IN_BLOCKS: dict[str, Any] = {
 _WAITS = (1, 2, 4, 8, 16, 32)
 # What another try does not mend: of the file itself, and of the disk that it is copied to.
 _FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+# Of HTTP's errors of who asks, those that are about when: a timeout, too early, too many requests.
+_BUSY = (408, 425, 429)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SILENCE = 60.0  # seconds from one line on a topic to the next
 _last_told: dict[str, float] = {}
@@ -77,10 +79,10 @@ def _there_is(url: str, question: str) -> bool:
     """What a file system's own `exists` or `isdir` says, unless it is an outage that says no."""
 
     def ask(system: Any, inner: str) -> bool:
-        found = bool(getattr(system, question)(inner))
-        if not found:
-            system.info(inner)  # raises what the other keeps to itself
-        return found
+        if getattr(system, question)(inner):
+            return True
+        there = system.info(inner)  # raises what the other keeps to itself
+        return question == "exists" or there["type"] == "directory"
 
     try:
         return _patiently(url, ask)
@@ -258,8 +260,9 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether more than patience is needed: rights (gcsfs says "Forbidden"), or who asks."""
+    status = getattr(error, "code", getattr(error, "status", None))
     return (
-        getattr(error, "code", getattr(error, "status", None)) in (401, 403)
+        (isinstance(status, int) and 400 <= status < 500 and status not in _BUSY)
         or str(error).startswith("Forbidden")
         or type(error).__name__.endswith("CredentialsError")
     )
