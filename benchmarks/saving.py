@@ -19,7 +19,7 @@ import numpy as np
 import step_time
 
 from must_jax import sharding
-from must_jax.checkpoint import Checkpoints
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.models import VisionTransformer
 from must_jax.optimizer import make_optimizer
 from must_jax.state import init_params, init_state

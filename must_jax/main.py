@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from must_jax import checkpoint, distributed, profiling
+from must_jax import checkpoint_writer, distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
@@ -229,7 +229,7 @@ def run(command: Callable[[Sequence[str]], Any] = main) -> None:
     try:
         app.run(_reporting(command), flags_parser=_reporting(parse_flags))
     except SystemExit as ending:
-        if checkpoint.has_abandoned_threads.is_set():
+        if checkpoint_writer.has_abandoned_threads.is_set():
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from must_jax import distributed
-from must_jax.checkpoint import Checkpoints
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.errors import UserError
 from must_jax.progress import say
 from must_jax.run_notes import RunNotes

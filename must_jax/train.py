@@ -11,7 +11,8 @@ import ml_collections
 import numpy as np
 
 from must_jax import distributed, profiling, sharding
-from must_jax.checkpoint import Checkpoints, digest
+from must_jax.checkpoint import digest
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
 from must_jax.data.loader import Batch

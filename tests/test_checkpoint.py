@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from must_jax import sharding
-from must_jax.checkpoint import Checkpoints, complete_steps, restore_latest
+from must_jax.checkpoint import complete_steps, restore_latest
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.errors import UserError
 from must_jax.state import init_state, state_shapes
 

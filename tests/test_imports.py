@@ -22,7 +22,7 @@ LAYERS = [
     {"failed_images"},
     {"experiment", "progress", "compile", "predictions", "profiling"},
     {"eval_step"},
-    {"train_step", "zero_shot"},
+    {"train_step", "zero_shot", "checkpoint_writer"},
     {"state", "checkpoint", "flops"},
     {"convert", "tokenizer"},
     {

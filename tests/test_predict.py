@@ -15,7 +15,7 @@ from PIL import Image
 
 from must_jax import predict as predict_module
 from must_jax import sharding
-from must_jax.checkpoint import Checkpoints
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.data.decode import decode_image
 from must_jax.data.views import evaluation_view
 from must_jax.errors import UserError
