@@ -9,7 +9,8 @@ class RunNotes:
     """JSON values that a checkpoint holds beside the arrays, the same on all processes.
 
     Attributes:
-      facts: what a step of the run means, which must not change: number of images, names.
+      facts: what a step of the run means, apart from the config: its images, texts and checkpoint.
+      config: the fields that it was last started with; None in notes of earlier versions.
       seconds: that the run took up to the checkpoint.
       test: the labelled test images, as the config names them.
       zero_shot: accuracies before the first step, by the names that files have them under.
@@ -24,6 +25,7 @@ class RunNotes:
     """
 
     facts: dict[str, Any]
+    config: dict[str, Any] | None = None
     seconds: float = 0.0
     test: str | None = None
     zero_shot: dict[str, float | None] | None = None
