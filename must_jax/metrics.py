@@ -1,17 +1,23 @@
 """Metrics as JSON lines and TensorBoard events, results as JSON."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
-from must_jax.errors import UserError
+from must_jax.errors import UserError, one_line
+from must_jax.local_files import read_bytes
 from must_jax.tensorboard import EventFiles
+
+NAMED_STEPS = 8  # of lines that are missing
+# What file systems answer that have no way to be told to bring a file to the disk.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def strict_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
@@ -35,10 +41,9 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
     """
     if jax.process_index() != 0:
         return
-    temporary = f"{os.fspath(path)}.tmp"
+    text = strict_json(values, indent=2) + "\n"
     try:
-        pathlib.Path(temporary).write_text(strict_json(values, indent=2) + "\n")
-        os.replace(temporary, path)
+        _replace(pathlib.Path(path), text.encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
@@ -48,55 +53,204 @@ class MetricWriter:
 
     A resumed run goes on where its checkpoint was: later lines of the file are dropped, so that
     every step is told once. Of several processes, the first writes. Lines that a full disk refuses
-    are kept, and written when it takes them.
+    are kept, told, and written when it takes them; `sync` gives them to a checkpoint, `take_back`
+    takes them from it.
     """
 
     def __init__(self, workdir: str, *, step: int):
-        """Opens both files at `step`."""
+        """Opens both files at `step`.
+
+        Raises:
+          UserError: one of them can't be read or written.
+        """
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
-        path = pathlib.Path(workdir) / "metrics.jsonl"
-        kept = []
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        # A reader never sees half a file, nor a kill in between lose what was kept.
-        rewritten = path.with_suffix(".jsonl.tmp")
-        rewritten.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(rewritten, path)
-        self._lines = path.open("ab", buffering=0)
-        self._unwritten = b""
-        self._events = EventFiles(pathlib.Path(workdir) / "tensorboard", step=step)
+        self._path = pathlib.Path(workdir) / "metrics.jsonl"
+        kept = [line for line in _read_lines(self._path) if _step_of(line) <= step]
+        data = b"".join(line + b"\n" for line in kept)
+        try:
+            # A reader never sees half a file, nor a kill in between lose what was kept.
+            _replace(self._path, data)
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({error.strerror}); mend that, and start the same "
+                "command again"
+            ) from error
+        self._end = len(data)
+        self._unwritten: list[bytes] = []
+        self._unsynced: list[bytes] = []
+        self._reason: str | None = None  # why lines are unwritten
+        try:
+            self._events = EventFiles(pathlib.Path(workdir) / "tensorboard", step=step)
+        except UserError:
+            self._file.close()
+            raise
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Writes `scalars` under their names."""
         if not self._writes:
             return
-        self._unwritten += strict_json({"step": step, **scalars}).encode() + b"\n"
+        self._unwritten.append(strict_json({"step": step, **scalars}).encode() + b"\n")
         self._write_lines()
         self._events.write(step, scalars)
 
+    def sync(self) -> list[str]:
+        """Brings the lines so far to the disk, and returns those that it does not take.
+
+        To be called before a checkpoint begins, which is to hold what this returns: the steps up
+        to it are not done again, so a power cut may not take their lines.
+        """
+        if not self._writes:
+            return []
+        self._write_lines()
+        try:
+            _to_disk(self._file.fileno())
+        except OSError as error:
+            # What of them is on the disk nobody knows, and the next fsync would not tell again.
+            self._end = max(0, self._end - sum(map(len, self._unsynced)))
+            self._unwritten = self._unsynced + self._unwritten
+            with contextlib.suppress(OSError):
+                self._cut()
+            self._tell(error)
+        self._unsynced = []
+        return [line.decode().rstrip() for line in self._unwritten]
+
+    def take_back(self, lines: Sequence[str]) -> None:
+        """Writes those of `lines`, which `sync` returned before a checkpoint, that the file lacks.
+
+        Raises:
+          UserError: the file can't be read.
+        """
+        if not self._writes or not lines:
+            return
+        # The disk may have taken them after the checkpoint.
+        there = set(_read_lines(self._path))
+        self._unwritten += [line + b"\n" for line in map(str.encode, lines) if line not in there]
+        self._write_lines()
+
     def _write_lines(self) -> None:
-        end = self._lines.seek(0, os.SEEK_END)
-        with contextlib.suppress(OSError):
-            if self._lines.write(self._unwritten) == len(self._unwritten):
-                self._unwritten = b""
-                return
-        # What was written of a line would be read as one.
-        with contextlib.suppress(OSError):
-            self._lines.truncate(end)
+        if not self._unwritten:
+            return
+        data = left = b"".join(self._unwritten)
+        try:
+            self._cut()
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            # What was written of a line would be read as one.
+            with contextlib.suppress(OSError):
+                self._cut()
+            self._tell(error)
+            return
+        self._end += len(data)
+        self._unsynced += self._unwritten
+        self._unwritten = []
+        self._reason = None
+
+    def _cut(self) -> None:
+        """Cuts off what lies behind the last line that was written whole."""
+        size = self._file.seek(0, os.SEEK_END)
+        if size > self._end:
+            self._file.truncate(self._end)
+        self._end = min(self._end, size)
+
+    def _tell(self, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        if self._reason is None:
+            _say(
+                f"{self._path} cannot be written ({reason}); training goes on, and log lines are "
+                "kept until it can"
+            )
+        self._reason = reason
 
     def close(self) -> None:
-        """Writes what is left, and closes both files."""
+        """Writes what is left, and closes both files; tells the steps whose lines are missing."""
         if not self._writes:
             return
         self._write_lines()
-        self._lines.close()
+        if self._unwritten:
+            steps = [int(_step_of(line)) for line in self._unwritten]
+            _say(
+                f"{self._path} lacks the log lines of {_in_words(steps)} ({self._reason}); mend "
+                "that, and the same command adds them"
+            )
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._events.close()
 
 
-def _step_of(line: str) -> float:
+def _say(text: str) -> None:
+    print(one_line(text), flush=True)
+
+
+def _in_words(steps: Sequence[int]) -> str:
+    """Steps in words; of many, the first ones and the last."""
+    different = sorted(set(steps))
+    if len(different) == 1:
+        return f"step {different[0]}"
+    if len(different) <= NAMED_STEPS:
+        return f"steps {', '.join(map(str, different))}"
+    first = ", ".join(map(str, different[: NAMED_STEPS - 1]))
+    return f"{len(different)} steps: {first}, and on to {different[-1]}"
+
+
+def _read_lines(path: pathlib.Path) -> list[bytes]:
+    """The lines of a file; none where it is missing.
+
+    Raises:
+      UserError: it can't be read.
+    """
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line that a kill cut short
+        return read_bytes(path).splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); it is the file of log lines: move away "
+            "what is there, or use another workdir"
+        ) from error
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a log line; infinity where it is none, as a kill or a power cut leaves it."""
+    try:
+        step = json.loads(line.decode())["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf
+
+
+def _replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file, so that after a kill or a power cut it is the old one or the new one.
+
+    Raises:
+      OSError: it can't be written; nothing is left of it.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            _to_disk(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    # Not all systems let a folder be opened, or synced.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _to_disk(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

@@ -4,13 +4,16 @@ import contextlib
 import datetime
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
+from must_jax import distributed
 from must_jax.errors import one_line
 from must_jax.metrics import MetricWriter
 from must_jax.quality import Quality
+from must_jax.run_notes import LINE
 from must_jax.scores import IN_WORDS, Scores, fields
 from must_jax.telemetry import Telemetry
 
@@ -49,11 +52,15 @@ class Progress:
         steps_per_epoch: int,
         log_every_steps: int,
         eval_metric: str,
-        pending: list[dict[str, float]],
+        pending: list[dict[str, Any]],
     ):
         """`first_step` is the number of steps done already, `eval_metric` the accuracy to tell.
 
-        `pending` are the metrics of those steps that no line has told yet.
+        `pending` is what the method of that name returned for the checkpoint that the run goes on
+        from.
+
+        Raises:
+          UserError: lines are to be written again, and the file of them can't be read.
         """
         self._writer = writer
         self._telemetry = telemetry
@@ -62,7 +69,8 @@ class Progress:
         self._steps_per_epoch = steps_per_epoch
         self._log_every_steps = log_every_steps
         self._eval_metric = eval_metric
-        self._pending: list[Metrics] = list(pending)
+        writer.take_back([one[LINE] for one in pending if LINE in one])
+        self._pending: list[Metrics] = [one for one in pending if LINE not in one]
         self._resumed = time.perf_counter()
 
     def step(self, step: int, metrics: Metrics) -> None:
@@ -72,7 +80,7 @@ class Progress:
         jax.block_until_ready(self._pending[-1 - STEPS_AHEAD : -STEPS_AHEAD])
         if step % self._log_every_steps and step != self._num_steps:
             return
-        fetched = self.pending()
+        fetched = self._fetch()
         performance = self._telemetry.lap()
         finite = [m for m in fetched if m["is_finite"]]
         names = [name for name in fetched[0] if name != "is_finite"]
@@ -102,8 +110,22 @@ class Progress:
             say(performance.warning)
         self._pending = []
 
-    def pending(self) -> list[dict[str, float]]:
-        """The metrics of the steps since the last line; waits for the device."""
+    def pending(self) -> list[dict[str, Any]]:
+        """Brings the log lines to the disk, and returns what a checkpoint is to hold of the others.
+
+        To be called before a checkpoint begins, by all processes: a run that goes on from it makes
+        no line of an earlier step again, so none may be in memory alone, where a kill or a power
+        cut would take it. Waits for the device and the disk.
+
+        Returns:
+          `RunNotes.pending`: lines that the disk did not take, and the metrics of the steps since
+          the last line.
+        """
+        refused = distributed.from_first(self._writer.sync())
+        return [*({LINE: line} for line in refused), *self._fetch()]
+
+    def _fetch(self) -> list[dict[str, float]]:
+        """The metrics of the steps since the last line."""
         fetched = jax.device_get(self._pending)
         return [{name: float(value) for name, value in m.items()} for m in fetched]
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+LINE = "line"  # what holds a log line among the `pending`
+
 
 @dataclasses.dataclass(kw_only=True)
 class RunNotes:
@@ -19,7 +21,8 @@ class RunNotes:
       probe: predictions of unlabelled images, by classifier, as `ProbePredictions.as_json`.
       evaluations: those so far, with what labels and what predictions without labels tell of them.
       failed_records: images that did not decode.
-      pending: metrics of the steps since the last log line.
+      pending: what metrics.jsonl does not tell yet: the metrics of each step since the last log
+        line, and as {LINE: text} each line that the disk did not take.
       skipped_steps: steps that changed nothing, for they were not finite.
       skipped_in_row: how many of them were the last ones.
     """
@@ -34,7 +37,7 @@ class RunNotes:
     probe: dict[str, Any] | None = None
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed_records: list[int] = dataclasses.field(default_factory=list)
-    pending: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     skipped_steps: int = 0
     skipped_in_row: int = 0
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from must_jax.errors import UserError
+
 
 class EventFiles:
     """Writes scalars of a step to event files in a folder.
@@ -19,7 +21,7 @@ class EventFiles:
         """Hides what earlier files have of later steps than `step`.
 
         Raises:
-          OSError: the folder can't be written.
+          UserError: the folder can't be written.
         """
         with _without_torch():
             from tensorboardX.event_file_writer import EventsWriter
@@ -30,9 +32,16 @@ class EventFiles:
         self._summary = summary_pb2.Summary
         self._prefix = os.path.join(folder, "events")
         self._writer: Any = None
-        os.makedirs(folder, exist_ok=True)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(self._event(wall_time=time.time(), step=step + 1, session_log=start))
+        try:
+            os.makedirs(folder, exist_ok=True)
+            self._write(self._event(wall_time=time.time(), step=step + 1, session_log=start))
+        except OSError as error:
+            self.close()
+            raise UserError(
+                f"{os.fspath(folder)} cannot be written ({error.strerror}); it is the folder of "
+                "TensorBoard's files: move away what is there, or make room"
+            ) from error
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes `scalars` under their names, if the disk takes them."""

@@ -1,13 +1,19 @@
 """Metric files across resumes."""
 
 import contextlib
+import errno
 import json
-import resource
+import os
 
 import pytest
+from full_disks import Synced, files_up_to
 
 from must_jax.errors import UserError
 from must_jax.metrics import MetricWriter, write_json
+
+
+def steps_of(tmp_path):
+    return [line["step"] for line in lines_of(tmp_path)]
 
 
 def lines_of(tmp_path):
@@ -83,17 +89,140 @@ def test_tensorboard_has_the_same_scalars(tmp_path):
     ]
 
 
-def test_lines_that_a_full_disk_refuses_are_written_later(tmp_path):
+def test_lines_that_a_full_disk_refuses_are_told_once_and_written_later(tmp_path, capsys):
     writer = MetricWriter(str(tmp_path), step=0)
     writer.write(1, {"train/loss": 1.0})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))  # in the midst of the second line
-    try:
+    with files_up_to(40):  # in the midst of the second line
         for step in (2, 3):
             writer.write(step, {"train/loss": float(step)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert lines_of(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/metrics.jsonl cannot be written (File too large); training goes on, and log "
+        "lines are kept until it can\n"
+    )
     writer.write(4, {"train/loss": 4.0})
     writer.close()
-    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2, 3, 4]
+    assert steps_of(tmp_path) == [1, 2, 3, 4]
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([2], "step 2"),
+        ([2, 3, 3], "steps 2, 3"),
+        (range(2, 12), "10 steps: 2, 3, 4, 5, 6, 7, 8, and on to 11"),
+    ],
+)
+def test_lines_that_are_missing_at_the_end_are_told(tmp_path, capsys, steps, told):
+    writer = MetricWriter(str(tmp_path), step=0)
+    writer.write(1, {"train/loss": 1.0})
+    with files_up_to(40):
+        for step in steps:
+            writer.write(step, {"train/loss": float(step)})
+        capsys.readouterr()
+        writer.close()
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/metrics.jsonl lacks the log lines of {told} (File too large); mend that, and "
+        "the same command adds them\n"
+    )
+    assert steps_of(tmp_path) == [1]
+
+
+def test_a_power_cut_leaves_a_result_whole(tmp_path, monkeypatch):
+    synced = Synced()
+    monkeypatch.setattr(os, "fsync", synced)
+    path = tmp_path / "result.json"
+    write_json(path, {"steps": 1})
+    assert synced.left_of(path) == path.read_bytes()
+    assert json.loads(path.read_text()) == {"steps": 1}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EINVAL])
+def test_lines_that_are_written_but_do_not_reach_the_disk(tmp_path, monkeypatch, capsys, number):
+    """As on a network's file system that is full; some systems know no such call at all."""
+    writer = MetricWriter(str(tmp_path), step=0)
+    writer.write(1, {"train/loss": 1.0})
+    assert writer.sync() == []
+    writer.write(2, {"train/loss": 2.0})
+
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        refused = writer.sync()
+    told = capsys.readouterr().out
+    if number == errno.EINVAL:
+        assert (refused, told) == ([], "")
+    else:
+        assert refused == ['{"step": 2, "train/loss": 2.0}']
+        assert "cannot be written (No space left on device)" in told
+        assert steps_of(tmp_path) == [1]
+    writer.write(3, {"train/loss": 3.0})
+    writer.close()
+    assert steps_of(tmp_path) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\xff\xfe\x00",
+        b'{"step": "2"}',
+        b'{"step": null}',
+        b'{"step": NaN}',
+        b'{"step": 1',
+        b"[1]",
+        b"[" * 100_000,
+        b'{"step": ' + b"9" * 5000 + b"}",
+        b"\0" * 4096,
+    ],
+)
+def test_lines_that_are_none_are_dropped(tmp_path, line):
+    good = b'{"step": 1, "train/loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + line + b"\n" + good.replace(b"1,", b"2,"))
+    MetricWriter(str(tmp_path), step=3).close()
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def refusal(tmp_path):
+    with pytest.raises(UserError) as caught:
+        MetricWriter(str(tmp_path), step=300)
+    return str(caught.value)
+
+
+def test_a_full_disk_at_the_start_leaves_the_lines_as_they_are(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = "".join(f'{{"step": {step}, "train/loss": 0.5}}\n' for step in range(300))
+    path.write_text(lines)
+    with files_up_to(4000):
+        told = refusal(tmp_path)
+    assert told.startswith(f"{path} cannot be written (File too large); ")
+    assert path.read_text() == lines
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    path.write_text("")
+    with files_up_to(10):  # the lines fit, for there are none; TensorBoard's first event does not
+        assert refusal(tmp_path).startswith(f"{tmp_path}/tensorboard cannot be written (File ")
+
+
+def test_what_is_in_the_way_is_told(tmp_path):
+    for name, make, reason in (
+        ("metrics.jsonl", os.mkdir, "read (Is a directory)"),
+        ("metrics.jsonl", os.mkfifo, "read (not a regular file)"),
+        ("metrics.jsonl.tmp", os.mkdir, "written (Is a directory)"),
+        ("tensorboard", lambda path: path.write_text("mine"), "written (File exists)"),
+    ):
+        folder = tmp_path / f"{name}_{make.__name__}"
+        folder.mkdir()
+        make(folder / name)
+        told = f"{folder / name.removesuffix('.tmp')} cannot be {reason}; "
+        assert refusal(folder).startswith(told)
+        assert (folder / name).exists()
+
+
+def test_a_result_that_a_full_disk_refuses_leaves_the_one_before(tmp_path):
+    write_json(tmp_path / "result.json", {"steps": 1})
+    with files_up_to(10), pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+        write_json(tmp_path / "result.json", {"steps": 2, "note": "x" * 100})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"steps": 1}
+    assert os.listdir(tmp_path) == ["result.json"]
