@@ -143,12 +143,21 @@ class Experiment:
         Raises:
           UserError: they are missing or can't be used, or the batch does not fit it or the devices.
         """
-        source = self._open(self.config.dataset.train, labels="auto")
+        source = self.train_images
         config_lib.check_batch(
             self.config, num_images=len(source), num_devices=sharding.num_row_shards(mesh)
         )
         _check_decodes(source)
         return source
+
+    @functools.cached_property
+    def train_images(self) -> Source:
+        """The training images, before it is known whether the batch fits them; opened once.
+
+        Raises:
+          UserError: they are missing or can't be used.
+        """
+        return self._open(self.config.dataset.train, labels="auto")
 
     def test_source(self) -> Source | None:
         """The labelled test images, or None where the config names none.

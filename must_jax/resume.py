@@ -1,55 +1,170 @@
 """How a run goes on from its checkpoint: what is read, what may have changed, what is refused."""
 
+import bisect
 import functools
 import hashlib
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import distributed, sharding
 from must_jax.checkpoint import Restored, complete_steps, digest, restore_latest
 from must_jax.compile import first_state
-from must_jax.config import flat_fields, read_config
+from must_jax.config import default_config, flat_fields
+from must_jax.convert.converted import SPEC_FILE, TOKENIZER
+from must_jax.data import files
+from must_jax.data.sources import Source
+from must_jax.data.sources.example_images import ExampleImages
+from must_jax.data.sources.list_file import ImageList
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment
+from must_jax.local_files import read_text
 from must_jax.metrics import write_json
 from must_jax.progress import say
 from must_jax.quality import Quality, choose
 from must_jax.run_notes import RunNotes
-from must_jax.state import TrainState, init_state
+from must_jax.state import Params, TrainState, init_state
 
 CONFIG_FILE = "config.json"
 LAST, CHOSEN = "last", "chosen"  # checkpoints by what they are
-# Fields, or the start of their names, that change how a run is done and seen, not what it computes
-# beyond rounding; or that name what `run_facts` compares, wherever it lies.
-FREE = (
-    "mesh.",
+# Fields that change how a run is done and seen, not what it computes beyond rounding; or that name
+# what `run_facts` compares, wherever it lies.
+FREE = {
     "grad_accumulation",
     "remat",
     "scan_layers",
-    "loader.",
     "log_every_steps",
-    "eval_",
-    "checkpoint",
+    "eval_every_epochs",
+    "eval_metric",
+    "checkpoint_every_epochs",
+    "checkpoint_every_steps",
+    "checkpoints_to_keep",
     "keep_chosen",
     "grace_seconds",
     "max_nonfinite_steps",
-    "expected.",
-    "dataset.",
-)
+    "checkpoint",
+    "dataset.train",
+    "dataset.tfds",
+    "dataset.data_dir",
+    "dataset.class_names",
+    "dataset.templates",
+    "dataset.descriptions",
+    "dataset.test",
+    "dataset.label_field",
+}
+FREE_SECTIONS = ("mesh.", "loader.", "expected.")
+# Facts that are digests: what a person calls the content, and the field that says where it lies.
+_CONTENTS = {
+    "class names (SHA-256)": ("class names", "dataset.class_names"),
+    "templates (SHA-256)": ("templates", "dataset.templates"),
+    "descriptions (SHA-256)": ("descriptions", "dataset.descriptions"),
+    "training images (SHA-256)": ("training images", "dataset.train"),
+    "weights (SHA-256)": ("checkpoint's weights", "checkpoint"),
+    "tokenizer (SHA-256)": ("checkpoint's tokenizer files", "checkpoint"),
+}
 
 
 def run_facts(experiment: Experiment, *, num_images: int) -> dict[str, Any]:
-    """What a step of a run means, apart from the config's fields, as JSON values."""
-    names = json.dumps(experiment.classes.names)
+    """What a step of a run means, apart from the config's fields, as JSON values.
+
+    Raises:
+      UserError: the checkpoint's list of files can't be read any more.
+    """
+    spec = json.loads(experiment.spec.to_json())
+    del spec["vision"]["image_size"]  # the config's
+    towers = {part: spec.pop(part) for part in ("vision", "text")}
     return {
         "number of images": num_images,
-        "class names (SHA-256)": hashlib.sha256(names.encode()).hexdigest(),
+        "class names (SHA-256)": _sha256(experiment.classes.names),
+        "templates (SHA-256)": _sha256(experiment.templates),
+        "descriptions (SHA-256)": _sha256(experiment.descriptions),
+        "training images (SHA-256)": names_digest(experiment.train_images),
+        "weights (SHA-256)": _sha256(_sums(experiment.clip_params)),
+        "tokenizer (SHA-256)": _tokenizer_digest(experiment.config.checkpoint),
+        **{f"checkpoint's {name}": value for name, value in spec.items()},
+        **{
+            f"checkpoint's {part}.{name}": value
+            for part, tower in towers.items()
+            for name, value in tower.items()
+        },
     }
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _tokenizer_digest(checkpoint: str) -> str:
+    path = os.path.join(os.path.expanduser(checkpoint), SPEC_FILE)
+    try:
+        digests = dict(json.loads(read_text(path))["sha256"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} was read before, and is damaged now ({error})") from error
+    return _sha256(sorted(item for item in digests.items() if item[0].startswith(TOKENIZER)))
+
+
+def _sums(params: Params) -> list[list[Any]]:
+    """Path and sum of the 32-bit words of every array, which is ten times as quick as a SHA-256.
+
+    Of the arrays and not of their files, which have other names each time they are written.
+    """
+    return [
+        [
+            jax.tree_util.keystr(path),
+            int(np.sum(np.ascontiguousarray(array).view(np.uint32), dtype=np.uint64)),
+        ]
+        for path, array in jax.tree.leaves_with_path(params)
+    ]
+
+
+def names_digest(source: Source) -> str:
+    """SHA-256 of the names of all records in their order, as they are seen from their folder.
+
+    Of shards that tell no names without being read, those of the shards and their numbers of
+    records.
+    """
+    folder = _folder(source)
+    names = _shards(source) if isinstance(source, ExampleImages) else _names(source)
+    sha256 = hashlib.sha256()
+    for name in names:
+        sha256.update(name.removeprefix(folder).encode("utf-8", "surrogateescape") + b"\0")
+    return sha256.hexdigest()
+
+
+def _folder(source: Source) -> str:
+    """What all names of a source start with because of where it lies."""
+    if isinstance(source, ImageList):
+        return f"{files.parent(source.path)}/"
+    if not (os.path.isabs(source.path) or files.is_remote(source.path)):
+        return ""  # a TFDS data set's name
+    # Shards are given by a pattern, which they share the folders with.
+    pairs = zip(source.path.split("/"), source.name_of(0).split("/"), strict=False)
+    return "".join(f"{a}/" for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _names(source: Source) -> Iterator[str]:
+    return map(source.name_of, range(len(source)))
+
+
+def _shards(source: Source) -> Iterator[str]:
+    """Of records called SHARD[NUMBER], each shard, its first number and how many follow."""
+
+    def shard(record: int) -> str:
+        return source.name_of(record).rpartition("[")[0]
+
+    start = 0
+    while start < len(source):
+        first, records = shard(start), range(len(source))
+        end = bisect.bisect_left(records, True, lo=start, key=lambda r: shard(r) != first)
+        yield f"{source.name_of(start)} {end - start}"
+        start = end
 
 
 def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str = LAST) -> Restored:
@@ -90,14 +205,18 @@ def begin_or_resume(
     Writes nothing.
 
     Raises:
-      UserError: the config or what it names has changed so that the run would be another.
+      UserError: the config or what it names has changed so that the run would be another, or
+        differs between processes.
     """
     facts = run_facts(experiment, num_images=num_images)
+    if jax.process_count() > 1:
+        distributed.require_same(facts)
+    fields = json.loads(json.dumps(dict(flat_fields(experiment.config))))
     if complete_steps(workdir):
         restored = read_state(experiment, workdir, mesh=mesh)
         notes = RunNotes(**restored.notes)
-        _check_facts(workdir, facts, notes.facts)
-        _check_config(workdir, experiment.config)
+        _check_same(workdir, notes, facts=facts, fields=fields)
+        notes.facts, notes.config = facts, fields
         say(f"resuming {workdir} at step {restored.step} of {num_steps}")
         return restored.state, notes, restored.step
     student = experiment.zero_shot_student()
@@ -105,7 +224,7 @@ def begin_or_resume(
         distributed.require_same({"the SHA-256 of the first parameters": digest(student)})
     keywords = experiment.step_keywords(experiment.student_shapes(), steps_per_epoch=1)
     init = functools.partial(init_state, optimizer=keywords["optimizer"])
-    return first_state(mesh, student, init=init), RunNotes(facts=facts), 0
+    return first_state(mesh, student, init=init), RunNotes(facts=facts, config=fields), 0
 
 
 def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -117,39 +236,58 @@ def write_config(workdir: str, config: ml_collections.ConfigDict) -> None:
     write_json(os.path.join(workdir, CONFIG_FILE), dict(flat_fields(config)))
 
 
-def _check_facts(workdir: str, now: dict[str, Any], before: dict[str, Any]) -> None:
-    for name, value in now.items():
-        if value != before[name]:
-            raise UserError(
-                f"the {name} of {workdir} was {before[name]} and is {value} now; a run goes on "
-                "with the same images and classes only: change it back, or use another workdir"
-            )
-
-
-def _check_config(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """Tells the fields that differ from those of the run so far, and refuses some."""
-    path = os.path.join(workdir, CONFIG_FILE)
-    now = dict(flat_fields(config))
-    try:
-        before = distributed.from_first(_fields_before(path))
-    except UserError as error:
-        say(f"not compared with the fields of the run so far: {error}")
-        return
-    changed = [name for name in sorted(now) if _json(now[name]) != _json(before[name])]
-    refused = [name for name in changed if not name.startswith(FREE)]
+def _check_same(
+    workdir: str, notes: RunNotes, *, facts: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    """Tells what differs from the run so far, and refuses what would make another run of it."""
+    refused = _changed_facts(facts, notes.facts, fields=fields)
+    before = notes.config if notes.config is not None else _saved_fields(workdir)
+    # A version without a field did what its default does; a run without any is not compared.
+    before = fields if before is None else dict(flat_fields(default_config())) | before
+    for name in sorted(before.keys() - fields.keys()):
+        say(f"config.{name} of the run so far is unknown to this version, and not compared")
+    for name in sorted(fields):
+        if json.dumps(fields[name]) == json.dumps(before[name]):
+            continue
+        told = f"config.{name}: {before[name]!r} -> {fields[name]!r}"
+        if name in FREE or name.startswith(FREE_SECTIONS):
+            say(told)
+        else:
+            refused.append(told)
     if refused:
-        told = "; ".join(f"config.{n} was {before[n]!r} and is {now[n]!r} now" for n in refused)
         raise UserError(
-            f"{told}: {workdir} would go on as another run; change it back, or use another workdir"
+            f"{'; '.join(refused)}: {workdir} would go on as another run; change it back, or use "
+            "another workdir"
         )
+
+
+def _changed_facts(
+    now: dict[str, Any], before: dict[str, Any], *, fields: dict[str, Any]
+) -> list[str]:
+    """What differs among the facts that both know: versions may know others."""
+    changed = [name for name in now if name in before and now[name] != before[name]]
+    told = []
     for name in changed:
-        say(f"config.{name} is now {now[name]!r}, was {before[name]!r}")
+        if name not in _CONTENTS:
+            told.append(f"the {name}: {before[name]} -> {now[name]}")
+        elif name != "training images (SHA-256)" or "number of images" not in changed:
+            content, field = _CONTENTS[name]
+            told.append(
+                f"the {content} are others than those the run began with: {fields[field]!r}"
+            )
+    return told
 
 
-def _fields_before(path: str) -> dict[str, Any]:
-    return dict(flat_fields(read_config(path)))
-
-
-def _json(value: Any) -> str:
-    """Tuples and lists alike."""
-    return json.dumps(value)
+def _saved_fields(workdir: str) -> dict[str, Any] | None:
+    """The fields in `config.json`, for checkpoints whose notes have none; None where it is lost."""
+    fields, reason = None, ""
+    if jax.process_index() == 0:
+        path = os.path.join(workdir, CONFIG_FILE)
+        try:
+            fields = dict(json.loads(read_text(path)))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            reason = f"{path} cannot be read ({error})"
+    fields, reason = distributed.from_first([fields, reason])
+    if reason:
+        say(f"not compared with the fields of the run so far: {reason}")
+    return fields

@@ -224,14 +224,6 @@ def test_a_test_image_that_does_not_decode_is_named_and_left_out(inputs, tmp_pat
     assert capsys.readouterr().out.count("broken.jpg: ") == 1
 
 
-def test_changed_fields_are_told_on_resuming(inputs, finished, tmp_path, capsys):
-    shutil.copytree(finished[0], tmp_path / "run")
-    config = tiny_run.config(inputs)
-    config.log_every_steps = 1
-    train(config, str(tmp_path / "run"))
-    assert "config.log_every_steps is now 1, was 2" in capsys.readouterr().out
-
-
 def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "classes.txt").write_text("circle\nsquare\nstar\nmoon\n")
@@ -239,30 +231,6 @@ def test_a_workdir_of_other_classes_is_refused(inputs, finished, tmp_path):
     config.dataset.class_names = str(tmp_path / "classes.txt")
     with pytest.raises(UserError, match="state of another model"):
         train(config, str(tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("batch_size", 16, r"config\.batch_size was 8 and is 16 now"),
-        ("seed", 1, r"config\.seed was 0 and is 1 now"),
-        ("epochs", 1, r"config\.epochs was 2 and is 1 now"),
-        ("strong_view.crop_area", (0.5, 1.0), r"crop_area was \(0\.3, 1\.0\)"),
-        ("dataset.train", "{tmp}/fewer", "number of images of .* was 36 and is 30 now"),
-        ("dataset.class_names", "{tmp}/others.txt", "class names .* of .* was"),
-    ],
-)
-def test_going_on_as_another_run_is_refused(inputs, finished, tmp_path, field, value, message):
-    shutil.copytree(finished[0], tmp_path / "run")
-    tiny_run.write_images(tmp_path / "fewer", count=30, seed=0)
-    (tmp_path / "others.txt").write_text("square\ncircle\nstar\n")
-    before = (tmp_path / "run" / CONFIG_FILE).read_text()
-    config = tiny_run.config(inputs)
-    value = value.format(tmp=tmp_path) if isinstance(value, str) else value
-    config.update_from_flattened_dict({field: value})
-    with pytest.raises(UserError, match=message):
-        train(config, str(tmp_path / "run"))
-    assert (tmp_path / "run" / CONFIG_FILE).read_text() == before
 
 
 def test_a_step_folder_without_a_checkpoint_is_passed_over(inputs, finished, tmp_path):
@@ -318,15 +286,6 @@ def test_other_test_images_have_a_zero_shot_accuracy_of_their_own(inputs, finish
     for result in (scored, resumed):
         for name in ("zeroshot_top1", "student_top1", "teacher_top1"):
             assert result[name] == fresh[name], name
-
-
-def test_a_saved_config_of_another_version_does_not_stop_a_resume(
-    inputs, finished, tmp_path, capsys
-):
-    shutil.copytree(finished[0], tmp_path / "run")
-    (tmp_path / "run" / CONFIG_FILE).write_text('{"image_sizes": 3}')
-    train(tiny_run.config(inputs), str(tmp_path / "run"))
-    assert "not compared with the fields of the run so far" in capsys.readouterr().out
 
 
 def test_a_file_name_that_no_terminal_takes_is_told_escaped(inputs, tmp_path, capsys):
