@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,48 @@ import ml_collections
 
 from must_jax.errors import UserError
 from must_jax.local_files import read_text
+
+LARGEST_INT = 2**31 - 1  # of what is counted in arrays: steps, images
+# Of what arrays compute with in float32, which holds twice the largest one.
+LARGEST_FLOAT, SMALLEST_FLOAT = 2.0**127, 2.0**-126
+# What numbers may be, from and to. Of what takes memory or threads, more than anybody has use for.
+RANGES: dict[str, tuple[float, float]] = {
+    "image_size": (1, 8192),
+    "batch_size": (1, 2**20),
+    "grad_accumulation": (1, 2**20),
+    "epochs": (1, LARGEST_INT),
+    "learning_rate": (0, LARGEST_FLOAT),
+    "min_learning_rate": (0, LARGEST_FLOAT),
+    "weight_decay": (0, LARGEST_FLOAT),
+    "layer_decay": (0, 1),
+    "confidence_threshold": (0, 1),
+    "ema_decay_initial": (0, 1),
+    "ema_decay": (0, 1),
+    "ema_warmup_steps": (0, LARGEST_INT),
+    "mask_patch_size": (1, 8192),
+    "mask_ratio": (0, 1),
+    "self_train_weight": (0, LARGEST_FLOAT),
+    "fair_weight": (0, LARGEST_FLOAT),
+    "mim_weight": (0, LARGEST_FLOAT),
+    "align_weight": (0, LARGEST_FLOAT),
+    "strong_view.flip_probability": (0, 1),
+    "strong_view.num_ops": (0, 100),
+    "strong_view.magnitude": (0, 10),
+    "strong_view.magnitude_std": (0, 100),
+    "loader.num_threads": (0, 1024),
+    "loader.num_workers": (0, 1024),
+    "loader.prefetch": (0, 1024),
+    "loader.max_failed_fraction": (0, 1),
+    "log_every_steps": (1, LARGEST_INT),
+    "eval_every_epochs": (1, LARGEST_INT),
+    "probe_images": (1, LARGEST_INT),
+    "checkpoint_every_epochs": (1, LARGEST_INT),
+    "checkpoint_every_steps": (0, LARGEST_INT),
+    "checkpoints_to_keep": (1, LARGEST_INT),
+    "max_nonfinite_steps": (3, LARGEST_INT),
+    "expected.zeroshot": (0, 100),
+    "expected.adapted": (0, 100),
+}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -173,50 +214,18 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         values["dataset.templates"] != "" or values["dataset.descriptions"] != "",
         "a path, or dataset.descriptions must be",
     )
-    for name in (
-        "image_size",
-        "batch_size",
-        "grad_accumulation",
-        "epochs",
-        "mask_patch_size",
-        "log_every_steps",
-        "eval_every_epochs",
-        "checkpoint_every_epochs",
-        "checkpoints_to_keep",
-        "probe_images",
-    ):
-        require(name, values[name] > 0, "positive")
+    for name, (low, high) in RANGES.items():
+        shown = f"{high:.2g} (float32)" if high == LARGEST_FLOAT else f"{high}"
+        require(name, low <= values[name] <= high, f"from {low} to {shown}")
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        fits = all(_fits_float32(number) for number in numbers if isinstance(number, float))
+        require(name, fits, f"0, or from {SMALLEST_FLOAT:.2g} to {LARGEST_FLOAT:.2g} (float32)")
     require("grace_seconds", 0 < values["grace_seconds"] < 1e6, "positive, in seconds")
-    require("max_nonfinite_steps", values["max_nonfinite_steps"] >= 3, "3 or more")
     require("seed", 0 <= values["seed"] < 2**32, "from 0 to 2**32 - 1")
-    for name in (
-        "learning_rate",
-        "min_learning_rate",
-        "weight_decay",
-        "ema_warmup_steps",
-        "self_train_weight",
-        "fair_weight",
-        "mim_weight",
-        "align_weight",
-        "strong_view.num_ops",
-        "strong_view.magnitude_std",
-        "loader.num_threads",
-        "loader.num_workers",
-        "loader.prefetch",
-        "checkpoint_every_steps",
-    ):
-        require(name, 0 <= values[name] < math.inf, "0 or more, and finite")
-    for name in (
-        "layer_decay",
-        "confidence_threshold",
-        "ema_decay_initial",
-        "ema_decay",
-        "mask_ratio",
-        "strong_view.flip_probability",
-        "loader.max_failed_fraction",
-    ):
-        require(name, 0 <= values[name] <= 1, "from 0 to 1")
-    require("strong_view.magnitude", 0 <= values["strong_view.magnitude"] <= 10, "from 0 to 10")
+    for name in ("learning_rate", "min_learning_rate"):
+        most = LARGEST_FLOAT / max(1, values["batch_size"] / 256)
+        require(name, values[name] <= most, f"at most {most:.2g} for such a batch_size (float32)")
     area = values["strong_view.crop_area"]
     require(
         "strong_view.crop_area",
@@ -226,9 +235,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         "two shares of the image, the smaller first",
     )
     for name in ("mesh.data", "mesh.fsdp", "mesh.model"):
-        require(name, values[name] > 0 or values[name] == -1, "positive, or -1")
-    for name in ("expected.zeroshot", "expected.adapted"):
-        require(name, 0 <= values[name] <= 100, "from 0 to 100 percent")
+        fits = 0 < values[name] <= LARGEST_INT or values[name] == -1
+        require(name, fits, "positive, or -1")
     metrics = ("top1", "mean_per_class")
     require("eval_metric", values["eval_metric"] in metrics, " or ".join(metrics))
     require("remat", values["remat"] in ("none", "light", "full"), "none, light or full")
@@ -238,6 +246,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         values["image_size"] % values["mask_patch_size"] == 0,
         f"a divisor of image_size {values['image_size']}",
     )
+
+
+def _fits_float32(number: float) -> bool:
+    return number == 0 or SMALLEST_FLOAT <= abs(number) <= LARGEST_FLOAT
 
 
 def check_patches(config: ml_collections.ConfigDict, *, patch_size: int) -> None:
@@ -270,14 +282,14 @@ def check_model_axis(config: ml_collections.ConfigDict, *, size: int, heads: int
 
 
 def check_batch(config: ml_collections.ConfigDict, *, num_images: int, num_devices: int) -> None:
-    """Refuses a batch that the devices don't divide or that the data set can't fill.
+    """Refuses a batch that the devices don't divide or the data set can't fill, and too many steps.
 
     Args:
       num_images: of the data set.
       num_devices: along the axes that the batch is split over.
 
     Raises:
-      UserError: names the batch, what it doesn't fit, and what would.
+      UserError: names the field, what it doesn't fit, and what would.
     """
     batch, parts = config.batch_size, config.grad_accumulation
     multiple = num_devices * parts
@@ -293,4 +305,10 @@ def check_batch(config: ml_collections.ConfigDict, *, num_images: int, num_devic
         raise UserError(
             f"config.batch_size is {batch}, more than the {num_images} images of "
             f"{config.dataset.train}; it must be at most that"
+        )
+    most = LARGEST_INT // (num_images // batch)
+    if config.epochs > most:
+        raise UserError(
+            f"config.epochs is {config.epochs}, of {num_images // batch} steps each; it must be at "
+            f"most {most}, for steps are counted up to 2**31 - 1"
         )

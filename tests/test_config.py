@@ -1,5 +1,6 @@
 """Fields and their refusals."""
 
+import copy
 import importlib.util
 import pathlib
 
@@ -95,6 +96,23 @@ def test_an_unknown_field_is_refused(config):
         ("expected.zeroshot", 101.0),
         ("expected.adapted", -1.0),
         ("mask_patch_size", 33),
+        ("epochs", 2**31),
+        ("epochs", 10**20),
+        ("ema_warmup_steps", 10**20),
+        ("checkpoint_every_steps", 2**31),
+        ("image_size", 2**20),
+        ("batch_size", 2**21),
+        ("mesh.data", 2**31),
+        ("loader.num_threads", 1025),
+        ("loader.prefetch", 10**20),
+        ("strong_view.num_ops", 10**20),
+        ("strong_view.magnitude_std", 1e300),
+        ("strong_view.crop_area", (1e-300, 1.0)),
+        ("self_train_weight", 1e300),
+        ("weight_decay", 1e-50),
+        ("learning_rate", 1e300),
+        ("learning_rate", 5e37),  # for a batch of 1024
+        ("max_nonfinite_steps", 2),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(config, name, value):
@@ -102,6 +120,32 @@ def test_values_out_of_range_are_refused_by_name(config, name, value):
     with pytest.raises(UserError, match=f"config.{name} is ") as refusal:
         config_lib.check_config(config)
     assert "\n" not in str(refusal.value)
+
+
+def test_all_numbers_have_a_range(config):
+    for name, default in config_lib.flat_fields(config):
+        if type(default) not in (int, float):
+            continue
+        for value in (-2, 10**400) if type(default) is int else (-2.0, 1e300):
+            changed = copy.deepcopy(config)
+            changed.update_from_flattened_dict({name: value})
+            with pytest.raises(UserError, match=f"config.{name} is "):
+                config_lib.check_config(changed)
+
+
+def test_the_ends_of_ranges_are_within(config):
+    for name, ends in config_lib.RANGES.items():
+        for end in ends:
+            changed = copy.deepcopy(config)
+            changed.batch_size = 256  # by which rates grow, beyond it
+            changed.update_from_flattened_dict({name: type(field_of(config, name))(end)})
+            if name in ("image_size", "mask_patch_size"):
+                changed.image_size = changed.mask_patch_size = int(end)
+            config_lib.check_config(changed)
+
+
+def field_of(config, name):
+    return dict(config_lib.flat_fields(config))[name]
 
 
 def test_a_number_that_python_does_not_write_is_refused(config):
@@ -124,6 +168,14 @@ def test_batches_must_be_divided_by_the_devices_and_filled_by_the_images(config)
     with pytest.raises(UserError, match="100, more than the 99 images of train"):
         config_lib.check_batch(config, num_images=99, num_devices=4)
     config_lib.check_batch(config, num_images=100, num_devices=4)
+
+
+def test_more_steps_than_are_counted_are_refused(config):
+    config.batch_size, config.epochs = 100, (2**31 - 1) // 3
+    config_lib.check_batch(config, num_images=399, num_devices=1)
+    config.epochs += 1
+    with pytest.raises(UserError, match=r"epochs is 715827883, of 3 steps .* at most 715827882"):
+        config_lib.check_batch(config, num_images=399, num_devices=1)
 
 
 @pytest.mark.parametrize(
