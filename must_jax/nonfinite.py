@@ -1,8 +1,9 @@
 """Steps that are not finite: counted and named, and after too many in a row the run stops."""
 
 import collections
+import contextlib
 import dataclasses
-import json
+import io
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from must_jax import distributed
+from must_jax.checkpoint import restore_latest
+from must_jax.checkpoint_writer import Checkpoints
 from must_jax.data.sources import Source
-from must_jax.errors import UserError
-from must_jax.metrics import write_json
+from must_jax.errors import UserError, first_line
+from must_jax.metrics import strict_json
 from must_jax.progress import STEPS_AHEAD, say
 from must_jax.state import TrainState
 
@@ -89,7 +91,11 @@ class NonFiniteSteps:
             self._look(self._unseen.popleft(), state)
 
     def finish(self, state: TrainState) -> None:
-        """Looks at all that was started."""
+        """Looks at all that was started.
+
+        Raises:
+          UserError: as `note` does.
+        """
         while self._unseen:
             self._look(self._unseen.popleft(), state)
 
@@ -110,18 +116,27 @@ class NonFiniteSteps:
         )
         if self.in_a_row < self._limit:
             return
-        folder = pathlib.Path(self._workdir).absolute() / DUMP
+        folder = _folder(self._workdir)
         told = {
             "step": started.step,
             "steps_per_epoch": self._steps_per_epoch,
             "metrics": {name: repr(value) for name, value in values.items()},
             "images": names,
         }
-        _dump(folder, state=state, batch=started.batch, told=told)
-        raise UserError(
+        diagnosis = (
             f"{self.in_a_row} steps in a row were not finite, up to step {started.step} "
-            f"({', '.join(bad)}): lower config.learning_rate, or look for what is wrong with "
-            f"--mode=replay --disable_jit, which repeats that step from {folder}"
+            f"({', '.join(bad)}): lower config.learning_rate"
+        )
+        try:
+            _dump(folder, state=state, batch=started.batch, told=told)
+        except (OSError, UserError) as error:
+            raise UserError(
+                f"{diagnosis}; and the dump could not be written ({first_line(error)}): when that "
+                f"is mended, the same command leaves that step in {folder}"
+            ) from error
+        raise UserError(
+            f"{diagnosis}, or look for what is wrong with --mode=replay --disable_jit, which "
+            f"repeats that step from {folder}"
         )
 
 
@@ -131,37 +146,110 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED_RECORDS]) + (f" and {more} more" if more > 0 else "")
 
 
+def _folder(workdir: str) -> pathlib.Path:
+    return pathlib.Path(workdir).absolute() / DUMP
+
+
 def _dump(
     folder: pathlib.Path, *, state: TrainState, batch: Mapping[str, jax.Array], told: dict[str, Any]
 ) -> None:
-    """Leaves the state before a step, its batch, and what came out of it."""
-    if jax.process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+    """Leaves the state before a step, its batch, and what came out of it, or nothing at all.
+
+    All processes must call it.
+
+    Raises:
+      OSError: it can't be written; on the first process alone.
+      UserError: likewise.
+    """
+    writes = jax.process_index() == 0
+    partial = folder.with_name(f"{folder.name}.tmp")
     arrays = {name: distributed.whole(array) for name, array in batch.items()}
     # Skipped steps changed nothing but the count.
     step = jax.device_put(np.int32(told["step"] - 1), state.step.sharding)
-    ocp.save(folder / "state", dataclasses.replace(state, step=step))
-    if jax.process_index() == 0:
-        np.savez(folder / "batch.npz", **arrays)  # type: ignore[arg-type]
-    write_json(folder / "step.json", told)
+    try:
+        if writes:
+            shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.closing(Checkpoints(str(partial), to_keep=1, step=0)) as checkpoints:
+            checkpoints.save(
+                dataclasses.replace(state, step=step),
+                step=told["step"],
+                notes=told | {"batch": _described(arrays)},
+            )
+            failure = checkpoints.finish()
+        if failure is not None:
+            raise UserError(failure)
+        if writes:
+            packed = io.BytesIO()
+            np.savez(packed, **arrays)  # type: ignore[arg-type]
+            (partial / "batch.npz").write_bytes(packed.getbuffer())
+            (partial / "step.json").write_text(strict_json(told, indent=2) + "\n")
+            _put_in_place(partial, folder)
+    except BaseException:
+        if writes:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    distributed.gather(None)  # when the others end, they end the first
 
 
-def read_dump(workdir: str) -> tuple[pathlib.Path, dict[str, np.ndarray], dict[str, Any]]:
-    """Where the state of the step that a run ended at lies, its batch, and what came out of it.
+def _described(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return {name: [str(array.dtype), list(array.shape)] for name, array in arrays.items()}
+
+
+def _put_in_place(partial: pathlib.Path, folder: pathlib.Path) -> None:
+    """Makes a dump the only one; one from before goes when the new one is there."""
+    old = folder.with_name(f"{folder.name}.old")
+    if folder.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_dump(workdir: str) -> pathlib.Path:
+    """The folder of the step that a run ended at.
 
     Raises:
-      UserError: there is none, or it can't be read.
+      UserError: there is none.
     """
-    folder = pathlib.Path(workdir).absolute() / DUMP
-    if not folder.exists():
+    folder = _folder(workdir)
+    if not folder.is_dir():
         raise UserError(
             f"{folder} does not exist; a run leaves it when it ends at steps that are not finite"
         )
+    return folder
+
+
+def read_dump(
+    folder: pathlib.Path, like: TrainState, *, shardings: Any
+) -> tuple[TrainState, dict[str, np.ndarray], dict[str, Any]]:
+    """The state before the step that a run ended at, its batch, and what came out of it.
+
+    Args:
+      folder: of the dump.
+      like: shapes and types of the state.
+      shardings: where its arrays go.
+
+    Raises:
+      UserError: it can't be read, is damaged, or of another model.
+    """
     try:
-        told = json.loads((folder / "step.json").read_text())
-        with np.load(folder / "batch.npz", allow_pickle=False) as arrays:
-            batch = dict(arrays)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be read ({error})") from error
-    return folder / "state", batch, told
+        restored = restore_latest(str(folder), like, shardings=shardings)
+        batch = _read_batch(folder / "batch.npz")
+        if _described(batch) != restored.notes["batch"]:
+            raise UserError(f"{folder / 'batch.npz'} is not what was saved")
+    except UserError as error:
+        raise UserError(
+            f"that step can't be repeated: {error}; the command that trains leaves it anew"
+        ) from error
+    return restored.state, batch, restored.notes
+
+
+def _read_batch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)})") from error
+    except Exception as error:
+        # Zip files and NumPy raise many types for damage, some with the advice to load it unsafely.
+        raise UserError(f"{path} is damaged") from error

@@ -6,12 +6,12 @@ import traceback
 import jax
 import jax.numpy as jnp
 import ml_collections
-from orbax.checkpoint import v1 as ocp
 
 from must_jax import sharding
 from must_jax.compile import jit_train_step
+from must_jax.errors import UserError
 from must_jax.experiment import build
-from must_jax.nonfinite import name_some, read_dump
+from must_jax.nonfinite import find_dump, name_some, read_dump
 from must_jax.progress import say
 
 PACKAGE = pathlib.Path(__file__).parent
@@ -23,21 +23,23 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     Writes nothing.
 
     Raises:
-      UserError: `workdir` holds no such step, or the config is bad or not the run's.
+      UserError: `workdir` holds no such step, or it is damaged, or the config is bad or not the
+        run's, or its mesh does not divide the batch.
     """
-    saved, batch, told = read_dump(workdir)
+    folder = find_dump(workdir)
     experiment = build(config)
     mesh = experiment.make_mesh()
     shapes = experiment.student_shapes()
-    keywords = experiment.step_keywords(shapes, steps_per_epoch=told["steps_per_epoch"])
     like = experiment.state_shapes()
     shardings = sharding.state_shardings(mesh, like)
-    state = ocp.load(
-        saved,
-        jax.tree.map(
-            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), like, shardings
-        ),
-    )
+    state, batch, told = read_dump(folder, like, shardings=shardings)
+    keywords = experiment.step_keywords(shapes, steps_per_epoch=told["steps_per_epoch"])
+    parts = sharding.num_row_shards(mesh)
+    if any(len(array) % parts for array in batch.values()):
+        raise UserError(
+            f"the {len(told['images'])} images of the step in {folder} are not to be split in "
+            f"{parts}; choose config.mesh as the run had it, or fewer devices"
+        )
     rows = sharding.batch_sharding(mesh)
     on_mesh = sharding.put(batch, dict.fromkeys(batch, rows))
     say(f"step {told['step']}, on {name_some(told['images'])}")
@@ -51,7 +53,7 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     except FloatingPointError as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = [frame for frame in frames if pathlib.Path(frame.filename).is_relative_to(PACKAGE)]
-        place = own[-1]
+        place = (own or frames)[-1]
         say(
             f"the first value that is not finite comes from {place.filename}:{place.lineno} in "
             f"{place.name}: {place.line} ({str(error).partition(chr(10))[0]})"
