@@ -18,6 +18,7 @@ from must_jax.tensorboard import EventFiles
 NAMED_STEPS = 8  # of lines that are missing
 # What file systems answer that have no way to be told to bring a file to the disk.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def strict_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
@@ -51,10 +52,10 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
 class MetricWriter:
     """Writes scalars of a step to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
 
-    A resumed run goes on where its checkpoint was: later lines of the file are dropped, so that
-    every step is told once. Of several processes, the first writes. Lines that a full disk refuses
-    are kept, told, and written when it takes them; `sync` gives them to a checkpoint, `take_back`
-    takes them from it.
+    A resumed run goes on where its checkpoint was: later lines of the file are dropped, and none of
+    the checkpoint's own step is repeated, so that every step is told once. Of several processes,
+    the first writes. Lines that a full disk refuses are kept, told, and written when it takes them;
+    `sync` gives them to a checkpoint, `take_back` takes them from it.
     """
 
     def __init__(self, workdir: str, *, step: int):
@@ -78,6 +79,8 @@ class MetricWriter:
                 f"{self._path} cannot be written ({error.strerror}); mend that, and start the same "
                 "command again"
             ) from error
+        # An evaluation that came after the checkpoint of its step is done again.
+        self._told = {line for line in kept if _step_of(line) == step}
         self._end = len(data)
         self._unwritten: list[bytes] = []
         self._unsynced: list[bytes] = []
@@ -92,7 +95,10 @@ class MetricWriter:
         """Writes `scalars` under their names."""
         if not self._writes:
             return
-        self._unwritten.append(strict_json({"step": step, **scalars}).encode() + b"\n")
+        line = strict_json({"step": step, **scalars}).encode()
+        if line in self._told:
+            return
+        self._unwritten.append(line + b"\n")
         self._write_lines()
         self._events.write(step, scalars)
 
@@ -159,7 +165,7 @@ class MetricWriter:
     def _tell(self, error: OSError) -> None:
         reason = error.strerror or str(error)
         if self._reason is None:
-            _say(
+            print_line(
                 f"{self._path} cannot be written ({reason}); training goes on, and log lines are "
                 "kept until it can"
             )
@@ -172,7 +178,7 @@ class MetricWriter:
         self._write_lines()
         if self._unwritten:
             steps = [int(_step_of(line)) for line in self._unwritten]
-            _say(
+            print_line(
                 f"{self._path} lacks the log lines of {_in_words(steps)} ({self._reason}); mend "
                 "that, and the same command adds them"
             )
@@ -181,8 +187,13 @@ class MetricWriter:
         self._events.close()
 
 
-def _say(text: str) -> None:
-    print(one_line(text), flush=True)
+def print_line(text: str) -> None:
+    """Prints a line, unless it goes to a file and the disk is full: the run goes on without it."""
+    try:
+        print(one_line(text), flush=True)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
 
 
 def _in_words(steps: Sequence[int]) -> str:

@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from must_jax import distributed
-from must_jax.errors import one_line
-from must_jax.metrics import MetricWriter
+from must_jax.metrics import MetricWriter, print_line
 from must_jax.quality import Quality
 from must_jax.run_notes import LINE
 from must_jax.scores import IN_WORDS, Scores, fields
@@ -27,7 +26,7 @@ STEPS_AHEAD = 2
 def say(text: str) -> None:
     """Prints a line, on the first process only."""
     if jax.process_index() == 0:
-        print(one_line(text), flush=True)
+        print_line(text)
 
 
 def percent(fraction: float | None) -> str:

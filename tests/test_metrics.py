@@ -38,6 +38,16 @@ def test_every_step_is_told_once_across_a_resume(tmp_path):
     assert not (tmp_path / "metrics.jsonl.tmp").exists()
 
 
+def test_an_evaluation_that_is_done_again_is_told_once(tmp_path):
+    """A stop in its midst saves the step, and a kill after it goes back there."""
+    for _ in range(2):
+        with contextlib.closing(MetricWriter(str(tmp_path), step=4)) as writer:
+            writer.write(4, {"eval/teacher_top1": 0.5, "quality/consensus": 1.0})
+            writer.write(4, {"train/loss": 1.0})
+            writer.write(5, {"train/loss": 1.0})
+    assert steps_of(tmp_path) == [4, 4, 5]
+
+
 def test_files_are_json_that_any_reader_takes_also_of_a_run_that_diverged(tmp_path):
     values = {"quality/teacher_information": float("nan"), "train/loss": float("inf"), "one": 1.0}
     told = dict.fromkeys(list(values)[:2]) | {"one": 1.0}

@@ -2,13 +2,14 @@
 
 import json
 import os
+import sys
 
 import jax.numpy as jnp
 import pytest
 from full_disks import Synced, files_up_to
 
 from must_jax.metrics import MetricWriter
-from must_jax.progress import Progress
+from must_jax.progress import Progress, say
 from must_jax.run_notes import LINE, RunNotes
 from must_jax.telemetry import Telemetry
 
@@ -91,3 +92,23 @@ def test_a_power_cut_takes_no_line_that_a_checkpoint_builds_on(tmp_path, monkeyp
     MetricWriter(str(tmp_path), step=25).close()  # writes the file anew
     assert synced.left_of(path) == path.read_bytes()
     assert steps_of(tmp_path) == [10, 20]
+
+
+def test_a_terminal_that_is_a_file_on_a_full_disk_ends_no_run(tmp_path, monkeypatch):
+    with (tmp_path / "log.txt").open("w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        say("step 1")
+        with files_up_to(7):
+            say("step 2")
+        say("step 3")
+    assert (tmp_path / "log.txt").read_text() == "step 1\nstep 2\nstep 3\n"
+
+
+def test_a_reader_of_the_output_that_is_gone_is_no_full_disk(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as pipe, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", pipe)
+        with pytest.raises(BrokenPipeError):
+            say("step 1")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writing)  # for what is left to go somewhere
