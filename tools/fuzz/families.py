@@ -19,11 +19,13 @@ class Kind:
       cases: `module:class` of its cases.
       make: writes whole files into an empty folder, and gives the keywords of the class.
       fine: kinds of outcomes that are no faults.
+      cases_in_all: that the long form runs.
     """
 
     cases: str
     make: Callable[[Path], dict[str, Any]]
     fine: tuple[str, ...]
+    cases_in_all: int = 2200
 
 
 def _checkpoints(folder: Path) -> dict[str, Any]:
@@ -55,7 +57,12 @@ FAMILIES = {
         fine=("refused", "same", "other weights", "other model"),
     ),
     "converted": Kind(cases="converted:Converted", make=_converted, fine=("refused", "loaded")),
-    "images": Kind(cases="images:Images", make=lambda folder: {}, fine=("skipped", "decoded")),
+    "images": Kind(
+        cases="images:Images",
+        make=lambda folder: {},
+        fine=("skipped", "decoded"),
+        cases_in_all=3300,
+    ),
     "texts": Kind(cases="texts:Texts", make=_texts, fine=("refused", "built")),
 }
 

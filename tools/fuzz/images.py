@@ -20,7 +20,13 @@ from must_jax.data.randaugment import RandAugment
 from must_jax.data.sources import Source, decode_record, open_source
 
 SKIPPED, DECODED = "skipped", "decoded"
-FORMATS = ("jpg", "png", "webp", "bmp", "gif", "tiff", "ppm")
+# The five that nearly all images come in have two turns each.
+FORMATS = (
+    *("jpg", "png", "webp", "bmp", "tiff", "gif", "jpg", "png", "webp", "ppm", "bmp", "gif"),
+    *("avif", "jp2", "dib"),
+)
+# Of those, the endings by which a folder's images are told; the others come under one of these.
+_OWN_ENDING = {"jpg", "png", "webp", "bmp", "gif", "tiff", "ppm"}
 
 _SIZE, _PATCH = 16, 4
 _WHOLE = 5  # images beside the damaged one
@@ -63,6 +69,18 @@ def _seeds() -> dict[str, list[bytes]]:
             (rgb.convert("1"), {"compression": "group4"}),
         ],
         "ppm": [(rgb, {}), (grey, {})],
+        "avif": [
+            (rgb, {}),
+            (rgba, {"quality": 100}),
+            (rgb, {"exif": exif, "subsampling": "4:0:0"}),
+        ],
+        "jp2": [
+            (rgb, {}),
+            (rgba, {"irreversible": True, "quality_layers": [20, 5]}),
+            (grey, {"tile_size": (32, 32), "no_jp2": True}),
+            (deep, {}),
+        ],
+        "dib": [(rgb, {}), (palette, {})],
     }
     seeds: dict[str, list[bytes]] = {}
     for suffix, images in kinds.items():
@@ -93,6 +111,14 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
 
 
+def _claiming(suffix: str, mark: bytes, skip: int) -> bytes:
+    """A small file that says 2**31 - 1 pixels a side, `skip` bytes after the mark's start."""
+    data = bytearray(_huge(suffix, (8, 8)))
+    at = data.index(mark) + skip
+    data[at : at + 8] = struct.pack(">ii", 2**31 - 1, 2**31 - 1)
+    return bytes(data)
+
+
 def _huge(suffix: str, size: tuple[int, int], mode: str = "L") -> bytes:
     file = io.BytesIO()
     options = {"compression": "tiff_adobe_deflate"} if suffix == "tiff" else {}
@@ -120,6 +146,11 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "webp_16000": lambda: _huge("webp", (16_000, 4_000), "RGB"),
     "bmp_claims": lambda: _huge("bmp", (8, 8))[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1),
     "gif_claims": lambda: b"GIF89a" + b"\xff" * 4 + b"\0\0\0,\0\0\0\0" + b"\xff" * 4 + b"\0",
+    "avif_claims": lambda: _claiming("avif", b"ispe", 8),
+    "avif_64_megapixels": lambda: _huge("avif", (8_000, 8_000)),
+    "jp2_claims": lambda: _claiming("jp2", b"\xff\x51", 6),
+    "jp2_header_claims": lambda: _claiming("jp2", b"ihdr", 4),
+    "jp2_64_megapixels": lambda: _huge("jp2", (8_000, 8_000)),
     "ppm_claims": lambda: b"P6 99999 99999 255\n",
     "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",
     "eps_runs_ghostscript": lambda: (
@@ -132,7 +163,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 class Images:
-    """Cases of all formats in turn: one damaged file among whole ones."""
+    """Cases of all formats in turn: one damaged file among whole ones.
+
+    What is done starts with the format, or with `bomb` or `no file`.
+    """
 
     def __init__(self) -> None:
         """Makes the whole files."""
@@ -145,20 +179,21 @@ class Images:
         whole = rng.choice(self._seeds[suffix])
         if index % 40 == 39:
             name = self._bombs[index // 40 % len(self._bombs)]
-            data, what = BOMBS[name](), f"bomb {name}"
+            data, what = BOMBS[name](), f"bomb: {name}"
         elif rng.random() < 0.1:
             other = rng.choice(self._seeds[rng.choice(FORMATS)])
             place = rng.randrange(len(whole))
-            data, what = whole[:place] + other[rng.randrange(len(other)) :], "spliced"
+            data, what = whole[:place] + other[rng.randrange(len(other)) :], f"{suffix}: spliced"
         else:
             data, what = mutate_bytes(whole, rng)
-        damaged = folder / f"damaged.{suffix}"
+            what = f"{suffix}: {what}"
+        damaged = folder / f"damaged.{suffix if suffix in _OWN_ENDING else 'jpg'}"
         damaged.write_bytes(data)
         if rng.random() < 0.03:
-            what = make_odd_file(damaged, rng)
+            what = f"no file: {make_odd_file(damaged, rng)}"
         for i in range(_WHOLE):
             (folder / f"whole{i}.png").write_bytes(self._seeds["png"][0])
-        return f"{suffix}: {what}"
+        return what
 
     def run(self, folder: Path) -> tuple[str, str]:
         """Decodes it as it is, and has both loaders read the folder."""

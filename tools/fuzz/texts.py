@@ -1,27 +1,29 @@
 """Odd configs, names, templates, descriptions and lists, through the command line's own path."""
 
-import csv
 import io
 import json
+import math
 import random
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags, logging
 
 from fuzz.mutations import ODD_VALUES, make_odd_file, mutate_bytes, mutate_json
+from fuzz.text_seeds import whole_files, whole_images
+from fuzz.workdirs import be_bound_by_modes, begin_in, make_workdir, open_all
 from fuzz.worker import captured
 from must_jax import main
 from must_jax.errors import MAX_LENGTH
-from must_jax.experiment import build
+from must_jax.experiment import Experiment, build
 
 REFUSED, BUILT = "refused", "built"
 
-CLASSES = ("circle", "square", "star")
 _KINDS = (
     "classes.txt",
     "classes.tsv",
@@ -39,7 +41,11 @@ _KINDS = (
     "config.json",
     "field",
     "path",
+    "number",
+    "workdir",
 )
+_FILES_OF = {"train": "train", "class_names": "classes", "templates": "templates"}
+_OF_FIELDS = ("config.py", "config.json", "field", "path", "number")
 # Texts that break what reads line by line, formats, escapes or nests.
 ODD_TEXTS: dict[str, bytes] = {
     "nothing": b"",
@@ -93,6 +99,18 @@ _LITERALS = (
     "1e-320", "0x10", "2**99", "\x1b[31m", "é" * 1_000, "nul\0inside", "/dev/zero", "a" * 5_000,
     "{000..999999999}", "{a,b}" * 40, "~", "~nobody/x", "[!", "*" * 50, "file://x", "http://",
 )  # fmt: skip
+# Where integers, float32 and the machine end, by the type of the field.
+_NUMBERS: dict[type, tuple[str, ...]] = {
+    int: (
+        "0", "1", "7", "1000000000", "2147483647", "2147483648", "4294967295", "4294967296", "-1",
+        "9223372036854775807", "100000000000000000000", "-2147483649",
+    ),
+    float: (
+        "0", "-0.0", "0.5", "1", "7", "1e10", "1e38", "3.4e38", "3.5e38", "1e300", "1e-37",
+        "1e-39", "5e-324", "-1e-39", "-1e300",
+    ),
+    tuple: ("(1e-300,1.0)", "(1e-37,1e-37)", "(0.3,1e300)", "(0,1)", "(1,1)", "(-0.1,0.5)"),
+}  # fmt: skip
 _CONFIGS = (
     "", "raise ValueError('a\\nb')", "1/0", "import nosuch", "def get_config(): return 3",
     "def get_config(): return get_config()", "def get_config(: pass", "get_config = None",
@@ -116,63 +134,83 @@ class Texts:
         """`checkpoint` is a whole converted checkpoint of 16-pixel images."""
         self._checkpoint = checkpoint
         self._arguments: list[str] = []
+        self._images = whole_images()
+        be_bound_by_modes()
 
     def prepare(self, index: int, rng: random.Random, folder: Path) -> str:
         """Writes a whole set of files, with one of them odd."""
         kind = _KINDS[index % len(_KINDS)]
-        files = _whole_files()
+        files = whole_files()
         stems = {"classes": "classes.txt", "templates": "templates.txt", "train": "train.csv"}
         flags_of: dict[str, str] = {}
-        what = ""
+        what, workdir = "", str(folder / "run")
+        named = self._named(folder)
         if kind == "config.json":
-            text, what = mutate_json(
-                {"seed": 1, "epochs": 2, "strong_view.crop_area": [0.3, 1]}, rng
-            )
+            fields = {"seed": 1, "epochs": 2, "strong_view.crop_area": [0.3, 1]} | named
+            text, what = mutate_json(fields, rng)
             files[kind] = text.encode("utf-8", "surrogatepass")
             if rng.random() < 0.3:
-                files[kind], what = mutate_bytes(b'{"seed": 1, "epochs": 2}', rng)
+                files[kind], what = mutate_bytes(json.dumps(fields).encode(), rng)
         elif kind == "config.py":
             if rng.random() < 0.5:
                 files[kind] = rng.choice(_CONFIGS).encode()
                 what = repr(files[kind][:30])
             else:
                 files[kind], what = mutate_bytes(files[kind], rng)
-        elif kind in ("field", "path"):
-            names = [name for name, _ in main.flat_fields(main.default_config())]
-            paths = [name for name in names if name.startswith(("dataset.", "checkpoint"))]
-            name = rng.choice(paths if kind == "path" else names)
-            flags_of[name] = rng.choice(_LITERALS)
+        elif kind in ("field", "path", "number"):
+            fields = dict(main.flat_fields(main.default_config()))
+            names = {
+                "field": list(fields),
+                "path": [name for name in fields if name.startswith(("dataset.", "checkpoint"))],
+                "number": [name for name, value in fields.items() if type(value) in _NUMBERS],
+            }
+            name = rng.choice(names[kind])
+            is_number = kind == "number"
+            flags_of[name] = rng.choice(_NUMBERS[type(fields[name])] if is_number else _LITERALS)
             what = f"{name}={flags_of[name][:40]!r}"
+        elif kind == "workdir":
+            workdir, what = make_workdir(folder, rng)
         else:
             files[kind], what = _odd(kind, files[kind], rng)
             stems[kind.partition(".")[0]] = kind
-        for name, content in files.items():
+        for name, content in (files | self._images).items():
             (folder / name).write_bytes(content)
         # The config file is a program, of the user's own.
         if kind in files and kind != "config.py" and rng.random() < 0.05:
             what = make_odd_file(folder / kind, rng)
-        named = {
-            "checkpoint": self._checkpoint,
-            "image_size": "16",
-            "mask_patch_size": "8",
-            "dataset.train": str(folder / stems["train"]),
-            "dataset.class_names": str(folder / stems["classes"]),
-            "dataset.templates": str(folder / stems["templates"]),
+        named |= {
+            f"dataset.{field}": str(folder / stems[stem]) for field, stem in _FILES_OF.items()
         }
         if "descriptions" in stems:
             named["dataset.descriptions"] = str(folder / stems["descriptions"])
-        self._from_workdir = kind == "config.json"
+        self._kind = kind
         self._arguments = [
             "must_jax",
             f"--config={folder / 'config.py'}",
-            f"--workdir={folder / 'run'}",
+            f"--workdir={workdir}",
             *(f"--config.{name}={value}" for name, value in (named | flags_of).items()),
         ]
         return f"{kind}: {what}"
 
+    def _named(self, folder: Path) -> dict[str, Any]:
+        """Fields of a run on the whole files."""
+        return {
+            "checkpoint": self._checkpoint,
+            "image_size": 16,
+            "mask_patch_size": 8,
+            "batch_size": len(self._images),
+            "loader.num_threads": 2,
+            "dataset.train": str(folder / "train.csv"),
+            "dataset.class_names": str(folder / "classes.txt"),
+            "dataset.templates": str(folder / "templates.txt"),
+        }
+
     def run(self, folder: Path) -> tuple[str, str]:
-        """Parses the flags, builds what the config names and opens its images."""
-        status, output, errors = captured(_run, self._arguments, folder, self._from_workdir)
+        """Parses the flags, builds what the config names and makes a first batch."""
+        try:
+            status, output, errors = captured(_run, self._arguments, folder, self._kind)
+        finally:
+            open_all(folder)
         if (folder / "canary").exists() or Path("canary").exists():
             return "code run", errors
         if status == 0:
@@ -187,17 +225,26 @@ class Texts:
         return REFUSED, errors.strip()
 
 
-def _run(arguments: list[str], folder: Path, from_workdir: bool) -> int:
-    """What `must_jax.main` does with these flags before it opens devices; its exit code."""
+def _run(arguments: list[str], folder: Path, kind: str) -> int:
+    """What `must_jax.main` does with these flags before its first step; its exit code."""
 
     def run(argv: list[str]) -> None:
-        if from_workdir:
+        workdir = main.local_path(main._WORKDIR.value, called="--workdir", advice=main.ON_A_DISK)
+        if kind == "config.json":
             config = main.read_config(str(folder / "config.json"))
         else:
             config = flags.FLAGS["config"].value
         experiment = build(config)
-        source = experiment._open(config.dataset.train, labels="auto")
-        len(source)
+        mesh = experiment.make_mesh()
+        source = experiment.train_source(mesh)
+        # Of the fields alone: files have been read by now.
+        if kind in _OF_FIELDS:
+            _make_schedules(experiment, steps_per_epoch=len(source) // config.batch_size)
+            with experiment.train_batches(source, mesh=mesh, start_step=0) as batches:
+                if not config.loader.num_workers:  # a case may start no processes
+                    next(batches)
+        if kind == "workdir":
+            begin_in(workdir, config)
 
     flags.FLAGS.unparse_flags()
     for name in list(flags.FLAGS):
@@ -210,7 +257,7 @@ def _run(arguments: list[str], folder: Path, from_workdir: bool) -> int:
     old, sys.argv = sys.argv, arguments
     try:
         main._reporting(main.parse_flags)(arguments)
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.FATAL)  # as main does
         main._reporting(run)(arguments)
     except SystemExit as error:
         return int(error.code or 0) if isinstance(error.code, int | None) else 1
@@ -219,35 +266,14 @@ def _run(arguments: list[str], folder: Path, from_workdir: bool) -> int:
     return 0
 
 
-def _whole_files() -> dict[str, bytes]:
-    named = {f"n{i}": name for i, name in enumerate(CLASSES)}
-    sentences: dict[str, Any] = {name: [f"a {name} is a shape."] for name in CLASSES}
-    templates = ["a {}.", "the {}."]
-    paths = [[f"{i}.png", CLASSES[i % 3]] for i in range(6)]
-    tables = {}
-    for suffix, separator in (("csv", ","), ("tsv", "\t")):
-        text = io.StringIO()
-        csv.writer(text, delimiter=separator).writerows([["path", "label"], *paths])
-        tables[f"train.{suffix}"] = text.getvalue().encode()
-    file = io.BytesIO()
-    columns = {"path": [path for path, _ in paths], "label": [label for _, label in paths]}
-    pq.write_table(pa.table(columns), file)
-    yaml_list = "".join(f"- {json.dumps(text)}\n" for text in templates)
-    yaml_named = "".join(f"{key}: {value}\n" for key, value in named.items())
-    return tables | {
-        "train.parquet": file.getvalue(),
-        "classes.txt": "\n".join(CLASSES).encode(),
-        "classes.tsv": "".join(f"{k}\t{v}\n" for k, v in named.items()).encode(),
-        "classes.json": json.dumps(named).encode(),
-        "classes.yaml": yaml_named.encode(),
-        "templates.txt": "\n".join(templates).encode(),
-        "templates.json": json.dumps(templates).encode(),
-        "templates.yaml": yaml_list.encode(),
-        "descriptions.json": json.dumps(sentences).encode(),
-        "descriptions.yaml": json.dumps(sentences, indent=1).encode(),
-        "config.py": b"from must_jax.config import default_config\n\n\ndef get_config():\n"
-        b"    config = default_config()\n    config.epochs = 2\n    return config\n",
-    }
+def _make_schedules(experiment: Experiment, *, steps_per_epoch: int) -> None:
+    shapes = experiment.student_shapes()
+    keywords = experiment.step_keywords(shapes, steps_per_epoch=steps_per_epoch)
+    for step in (0, 1, experiment.config.epochs * steps_per_epoch):
+        for name in ("learning_rate", "ema_decay"):
+            value = float(keywords[name](jnp.int32(step)))
+            if not math.isfinite(value):
+                raise ValueError(f"{name} is {value} at step {step}")
 
 
 def _odd(kind: str, data: bytes, rng: random.Random) -> tuple[bytes, str]:
