@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from must_jax.data.decode import FORMATS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-from fuzz import families  # noqa: E402
+from fuzz import families, images  # noqa: E402
 from fuzz.worker import run_cases  # noqa: E402
 
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tools", ROOT / "tests")))
@@ -29,6 +32,15 @@ def test_no_file_does_harm(name, tmp_path, monkeypatch):
     assert [one for one in found if one.kind not in fine] == []
     # Neither are all refused, nor is nothing.
     assert {one.kind for one in found} >= {fine[0], fine[1]}
+
+
+def test_all_formats_are_damaged_and_the_usual_ones_by_the_thousand():
+    readers = [Image.registered_extensions()[f".{suffix}"] for suffix in images.FORMATS]
+    assert set(readers) == set(FORMATS)
+    usual = sum(name in ("JPEG", "PNG", "WEBP", "BMP", "GIF") for name in readers)
+    cases = families.FAMILIES["images"].cases_in_all
+    # Of forty one is a bomb, and of a hundred some are no files.
+    assert usual / len(readers) * cases * (39 / 40) * 0.95 > 2000
 
 
 @pytest.mark.multiprocess
