@@ -1,9 +1,12 @@
 """What a checkpoint of a run is, and how one is found and read; writes nothing."""
 
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -18,6 +21,22 @@ from must_jax.state import TrainState
 Notes = dict[str, Any]
 # The last file that orbax writes into a step's folder; without it the folder holds no checkpoint.
 COMPLETE = "_CHECKPOINT_METADATA"
+
+# Why a file that is whole may not be read for the time being.
+NO_DAMAGE = frozenset(
+    {
+        errno.EACCES,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.EPERM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
 
 
 class DamagedCheckpointError(UserError):
@@ -50,12 +69,18 @@ def complete_steps(workdir: str) -> list[int]:
     """Steps of the complete checkpoints, ascending. Writes nothing.
 
     As the first process sees them: all must call this.
+
+    Raises:
+      UserError: the folder can't be read.
     """
     steps: list[int] = []
     folder = checkpoint_folder(workdir)
-    if jax.process_index() == 0 and folder.is_dir():
-        found = (path for path in folder.iterdir() if path.name.isdecimal())
-        steps = sorted(int(path.name) for path in found if (path / COMPLETE).is_file())
+    try:
+        if jax.process_index() == 0 and folder.is_dir():
+            found = (path for path in folder.iterdir() if path.name.isdecimal())
+            steps = sorted(int(path.name) for path in found if (path / COMPLETE).is_file())
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror})") from error
     return distributed.from_first(steps)
 
 
@@ -73,37 +98,59 @@ def with_checksums(state: TrainState) -> dict[str, TrainState]:
 def _restore(
     workdir: str, like: TrainState, *, step: int, shardings: Any
 ) -> tuple[TrainState, Notes]:
-    """The state and the notes of one checkpoint."""
+    """The state and the notes of one checkpoint; what one process can't read, none takes."""
     path = checkpoint_folder(workdir) / str(step)
-    saved = jax.eval_shape(with_checksums, like)
+    loaded: Any = None
+    failure = None
     try:
-        told = ocp.metadata(path).custom_metadata or {}
-    except Exception as error:
-        # Orbax and tensorstore raise many types for files that are missing or damaged.
-        raise _damaged(path, str(error)) from error
-    if told != told_beside(told.get("notes"), told.get("shapes")):
-        raise _damaged(path, "its notes are not what was saved")
-    if told["shapes"] != shapes_of(like):
-        raise UserError(
-            f"{path} holds the state of another model than this config's checkpoint, image size "
-            "and classes make; use the config it was written with, or another workdir"
-        )
-    mesh = jax.tree.leaves(shardings)[0].mesh
-    scalar = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    places = {"state": shardings, "checksums": jax.tree.map(lambda _: scalar, shardings)}
-    abstract = jax.tree.map(
-        lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), saved, places
-    )
-    try:
-        loaded = ocp.load(path, abstract)
-    except Exception as error:
-        raise _damaged(path, str(error)) from error
+        loaded, notes = _read(path, like, shardings=shardings)
+    except UserError as error:
+        failure = [isinstance(error, DamagedCheckpointError), str(error)]
+    failures = [one for one in distributed.gather(failure) if one]
+    # Where any can't tell whether it is damaged, it is not passed over.
+    for is_damaged, told in sorted(failures):
+        raise DamagedCheckpointError(told) if is_damaged else UserError(told)
     found = with_checksums(loaded["state"])["checksums"]
     same = jax.tree.map(jnp.array_equal, found, loaded["checksums"])
     for key, is_same in jax.tree.leaves_with_path(same):
         if not is_same:
             raise _damaged(path, f"{jax.tree_util.keystr(key)} is not what was saved")
-    return loaded["state"], told["notes"]
+    return loaded["state"], notes
+
+
+def _read(path: pathlib.Path, like: TrainState, *, shardings: Any) -> tuple[Any, Notes]:
+    """This process's part of a state with its checksums, and the notes; waits for no other."""
+    saved = jax.eval_shape(with_checksums, like)
+    alone = ocp.Context()
+    if jax.process_count() > 1:
+        index = jax.process_index()
+        alone.multiprocessing.primary_host = index
+        alone.multiprocessing.active_processes = {index}
+        alone.multiprocessing.barrier_sync_key_prefix = f"process_{index}"
+    with alone:
+        try:
+            (path / COMPLETE).read_bytes()  # what may not be read, orbax takes for nothing
+            told = ocp.metadata(path).custom_metadata or {}
+        except Exception as error:
+            # Orbax and tensorstore raise many types for files that are missing or damaged.
+            raise _unusable(path, error) from error
+        if not isinstance(told, dict) or told != told_beside(told.get("notes"), told.get("shapes")):
+            raise _damaged(path, "its notes are not what was saved")
+        if told["shapes"] != shapes_of(like):
+            raise UserError(
+                f"{path} holds the state of another model than this config's checkpoint, image "
+                "size and classes make; use the config it was written with, or another workdir"
+            )
+        mesh = jax.tree.leaves(shardings)[0].mesh
+        scalar = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        places = {"state": shardings, "checksums": jax.tree.map(lambda _: scalar, shardings)}
+        abstract = jax.tree.map(
+            lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), saved, places
+        )
+        try:
+            return ocp.load(path, abstract), told["notes"]
+        except Exception as error:
+            raise _unusable(path, error) from error
 
 
 def shapes_of(state: TrainState) -> list[list[Any]]:
@@ -131,7 +178,8 @@ def restore_latest(
       step: of the only one to look at; None for all.
 
     Raises:
-      UserError: there is none, or all are damaged, or the latest holds other arrays than `like`.
+      UserError: there is none, or all are damaged, or the latest holds other arrays than `like`,
+        or can't be read for a reason that may pass.
     """
     passed_over: list[str] = []
     steps = complete_steps(workdir)
@@ -155,6 +203,29 @@ def restore_latest(
             "to start anew"
         )
     raise UserError(f"{folder} has no complete checkpoint to go on from")
+
+
+def system_error(error: BaseException) -> int | None:
+    """The number of the system's error that another one tells of, as tensorstore does in words."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return int(number[1])
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return errno.ENOMEM
+    if isinstance(error, OSError):
+        return error.errno
+    cause = error.__cause__ or error.__context__
+    return system_error(cause) if cause is not None else None
+
+
+def _unusable(path: pathlib.Path, error: Exception) -> UserError:
+    number = system_error(error)
+    if number not in NO_DAMAGE:
+        return _damaged(path, str(error))
+    return UserError(
+        f"{path} cannot be read ({os.strerror(number)}), which may not be its own fault: mend that "
+        "and start again, or move it away to go on from the checkpoint before"
+    )
 
 
 def _damaged(path: pathlib.Path, reason: str) -> DamagedCheckpointError:

@@ -3,7 +3,6 @@
 import functools
 import os
 import pathlib
-import re
 import sys
 import threading
 import warnings
@@ -19,6 +18,7 @@ from must_jax.checkpoint import (
     Notes,
     checkpoint_folder,
     shapes_of,
+    system_error,
     told_beside,
     with_checksums,
 )
@@ -169,10 +169,8 @@ def _silence_writes_that_come_late() -> None:
 
 def _reason(error: Exception) -> str:
     """One line of why files can't be written, by the words of the system where it has some."""
-    number = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
-    if number:
-        return os.strerror(int(number[1]))
-    told = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    number = system_error(error)
+    told = os.strerror(number) if number else str(error).strip().partition("\n")[0]
     return one_line(told or type(error).__name__)
 
 

@@ -110,7 +110,7 @@ def initialize(
     )
     atexit.register(leave)
     atexit.register(done.set)
-    threading.Thread(target=_watch, args=(state.client, done), daemon=True).start()
+    threading.Thread(target=_watch, args=(done,), daemon=True).start()
 
 
 def _nobody(
@@ -230,12 +230,14 @@ def end(code: int) -> NoReturn:
     if client is not None:
         with contextlib.suppress(Exception):
             client.wait_at_barrier(f"{FAILURE_KEY}/heard", int(1000 * FAREWELL_SECONDS))
-    _exit(code)
+    leave(code)
 
 
-def _exit(code: int) -> NoReturn:
-    if jax_distributed.global_state.process_id == 0:
-        time.sleep(1)  # it serves the others, who would complain of its absence
+def leave(code: int) -> NoReturn:
+    """Ends this process at once, as one whose end is known to the others."""
+    if is_running() and jax_distributed.global_state.process_id == 0:
+        # It serves the others, who would complain of its absence, and hear of things later.
+        time.sleep(3 * LOOK_SECONDS)
     lifelines.say_farewell()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -247,14 +249,23 @@ def is_running() -> bool:
     return jax_distributed.global_state.client is not None
 
 
-def _watch(client: Any, done: threading.Event) -> None:
+def heard(key: str) -> str | None:
+    """What was told to all processes under a key, None if nothing was; waits for nobody."""
+    client = jax_distributed.global_state.client
+    try:
+        return client.key_value_try_get(key) if client is not None else None
+    except Exception:  # the client raises for want of it, or when the service has ended
+        return None
+
+
+def _watch(done: threading.Event) -> None:
     """Ends this process, even in the midst of a collective, when another one fails."""
     own = jax_distributed.global_state.process_id
     while not done.wait(LOOK_SECONDS):
-        try:
-            failure = Failure(*json.loads(client.key_value_try_get(FAILURE_KEY)))
-        except Exception:  # there is none: the client raises for want of it
+        text = heard(FAILURE_KEY)
+        if text is None:
             continue
+        failure = Failure(*json.loads(text))
         if failure.process != own:
             if not _ending.locked():
                 _tell(f"process {failure.process} stopped: {failure.reason}")
@@ -269,7 +280,7 @@ def _end_without(process: int) -> None:
         f"process {process} is gone: it was killed, or its host or the network failed; started "
         "again, the run goes on from its last checkpoint"
     )
-    _exit(EXIT_LOST_PROCESS)
+    leave(EXIT_LOST_PROCESS)
 
 
 def _tell(text: str) -> None:

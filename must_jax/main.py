@@ -210,7 +210,7 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
                 distributed.end(EXIT_USER_ERROR)
             sys.exit(EXIT_USER_ERROR)
         except StoppedError:
-            sys.exit(EXIT_STOPPED)
+            pass  # left behind, with the memory that its frames share with workers, before the exit
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             os._exit(EXIT_INTERRUPTED)  # threads and processes may be at work
@@ -220,6 +220,7 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
             distributed.announce(error)
             traceback.print_exc()
             distributed.end(EXIT_FAILURE)
+        sys.exit(EXIT_STOPPED)
 
     return reporting
 

@@ -16,6 +16,7 @@ from must_jax.errors import StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_UNSAVED = 1
+NOTICE_KEY = "RECEIVED_PREEMPTION_NOTICE"  # by which JAX's service tells that a process was asked
 
 
 class Preemption:
@@ -31,6 +32,7 @@ class Preemption:
         self._asked = threading.Event()
         self._calls = 0
         self._timer: threading.Timer | None = None
+        self._starting = threading.Lock()
 
     def check(self) -> None:
         """Called where a run can stop. All processes must call it, equally often.
@@ -53,47 +55,56 @@ class Preemption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        if distributed.is_running():
-            # SIGTERM belongs to JAX's preemption service, which hears of Ctrl-C by it.
-            before = {signal.SIGINT: signal.signal(signal.SIGINT, self._hand_on)}
-            bell: tuple[socket.socket, ...] = ()
-        else:
-            before = {number: signal.signal(number, self._ask) for number in SIGNALS}
-            # While the main thread compiles, Python runs no handler: a byte wakes a thread.
-            bell = socket.socketpair()
-            bell[1].setblocking(False)
-            signal.set_wakeup_fd(bell[1].fileno(), warn_on_full_buffer=False)
-            threading.Thread(target=self._hear, args=(bell[0],), daemon=True).start()
+        several = distributed.is_running()
+        # Of several processes, SIGTERM belongs to JAX's preemption service.
+        taken = (signal.SIGINT,) if several else SIGNALS
+        before = {number: signal.signal(number, self._ask) for number in taken}
+        # While the main thread compiles, Python runs no handler: a byte wakes a thread.
+        bell, rope = socket.socketpair()
+        rope.setblocking(False)
+        signal.set_wakeup_fd(rope.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._hear, args=(bell, several), daemon=True).start()
+        ended = threading.Event()
+        if several:
+            threading.Thread(target=self._hear_service, args=(ended,), daemon=True).start()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if bell:
-                signal.set_wakeup_fd(-1)
-                bell[1].close()
+            signal.set_wakeup_fd(-1)
+            rope.close()
+            ended.set()
             if self._timer is not None:
                 self._timer.cancel()
 
-    def _hear(self, bell: socket.socket) -> None:
+    def _hear(self, bell: socket.socket, several: bool) -> None:
         with bell:
-            if bell.recv(1):
+            if not bell.recv(1):
+                return
+            self._start_timer()
+            if several:
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
                 self._asked.set()
+
+    def _hear_service(self, ended: threading.Event) -> None:
+        """The main thread of any process may be far from asking whether one was told to stop."""
+        while not ended.wait(distributed.LOOK_SECONDS):
+            if distributed.heard(NOTICE_KEY) is not None:
                 self._start_timer()
+                return
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._asked.set()
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.kill(os.getpid(), signal.SIGTERM)
-
     def _start_timer(self) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(self._grace_seconds, self._end)
-            self._timer.daemon = True
-            self._timer.start()
+        with self._starting:
+            if self._timer is None:
+                self._timer = threading.Timer(self._grace_seconds, self._end)
+                self._timer.daemon = True
+                self._timer.start()
 
     def _end(self) -> None:
         print(
@@ -102,4 +113,4 @@ class Preemption:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(EXIT_UNSAVED)
+        distributed.leave(EXIT_UNSAVED)

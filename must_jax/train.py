@@ -15,7 +15,7 @@ from must_jax.checkpoint import digest
 from must_jax.checkpoint_writer import Checkpoints
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
-from must_jax.data.loader import Batch
+from must_jax.data.loader import Batch, LostWorkerError
 from must_jax.errors import StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
@@ -35,6 +35,7 @@ from must_jax.saving import Saving
 from must_jax.scores import IN_WORDS, Scores, fields
 from must_jax.state import Params
 from must_jax.telemetry import Telemetry
+from must_jax.workdir_lock import WorkdirLock
 
 STEP_ARRAYS = ("image_weak", "image_strong", "patch_mask", "label")
 
@@ -61,9 +62,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | Non
     started = time.perf_counter()
     experiment = build(config)
     preemption = Preemption(grace_seconds=config.grace_seconds)
-    with preemption.listening():
+    lock = WorkdirLock(workdir, patience_seconds=config.grace_seconds)
+    with preemption.listening(), lock:
         run = _Run(experiment, workdir, preemption=preemption, started=started)
-        return run.run(profile)
+        return run.run(lock, profile)
 
 
 class _Run:
@@ -141,7 +143,7 @@ class _Run:
     def _evaluate(self, **trees: Params) -> Scores:
         return self._evaluator(between_batches=self._preemption.check, **trees)
 
-    def run(self, profile: str | None) -> Result:
+    def run(self, lock: WorkdirLock, profile: str | None) -> Result:
         """Does the steps that are left, and reports."""
         config, notes = self._config, self.notes
         traced = None
@@ -153,6 +155,7 @@ class _Run:
             batches = stack.enter_context(
                 self._experiment.train_batches(self._source, mesh=self._mesh, start_step=self.step)
             )
+            lock.take()
             checkpoints = Checkpoints(
                 self._workdir, to_keep=config.checkpoints_to_keep, step=self.step
             )
@@ -203,13 +206,20 @@ class _Run:
                 )
             )
             try:
-                self._loop(telemetry.timed(batches))
+                self._loop_or_stop(telemetry.timed(batches))
             except StoppedError:
                 self._saving.save_last(self.state, **self._save_keywords())
                 say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
                 raise
             self._saving.save_last(self.state, **self._save_keywords())
         return self._report()
+
+    def _loop_or_stop(self, batches: Iterator[Batch]) -> None:
+        try:
+            self._loop(batches)
+        except LostWorkerError:
+            self._preemption.check()  # a signal to all processes ended one that had just begun
+            raise
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         while True:

@@ -28,7 +28,7 @@ def write_config(folder, **fields):
 _BOUND = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
 
-def start(*flags, cache=None, devices=8, bound_by_modes=False):
+def start(*flags, cache=None, devices=8, bound_by_modes=False, **how):
     """Starts the command; `cache` is a folder of compiled programs that others have left."""
     prefix = _BOUND if bound_by_modes and os.geteuid() == 0 else ()
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -42,6 +42,7 @@ def start(*flags, cache=None, devices=8, bound_by_modes=False):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **how,
     )
 
 

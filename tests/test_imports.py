@@ -15,7 +15,7 @@ LAYERS = [
     {"train", "score", "replay", "predict"},
     {"reporting"},
     {"inspection"},
-    {"resume", "saving", "nonfinite", "judge", "results"},
+    {"resume", "saving", "nonfinite", "judge", "results", "workdir_lock"},
     {"probe"},
     {"predictor"},
     {"evaluate"},

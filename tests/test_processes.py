@@ -252,6 +252,21 @@ def test_killed_processes_end_the_run_at_once_and_it_goes_on_bit_for_bit(of_two,
         assert result_of(workdir)[digest] == result_of(expected)[digest]
 
 
+def test_a_checkpoint_of_which_one_process_reads_a_damaged_part_is_passed_over_by_all(run, alone):
+    workdir = alone.parent / "damaged"
+    codes, _, stderr, _ = run(workdir, *FSDP, count=2)
+    assert codes == [0, 0], stderr
+    parts = (workdir / "checkpoints" / str(STEPS)).rglob("ocdbt.process_1/d/*")
+    part = max(parts, key=lambda path: path.stat().st_size)
+    part.write_bytes(bytes(part.stat().st_size))
+    codes, stdout, stderr, _ = run(workdir, *FSDP, count=2)
+    assert codes == [0, 0], stderr
+    told = [line for line in stdout[0].splitlines() if "passed over" in line]
+    assert len(told) == 1
+    assert f"checkpoints/{STEPS} is damaged (" in told[0]
+    assert f"passed over for step {STEPS * 2 // 3}" in told[0]
+
+
 def test_a_failure_of_one_process_ends_all_with_its_reason(inputs, alone, run):
     codes, _, stderr, _ = run(
         alone.parent / "failing",

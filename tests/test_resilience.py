@@ -1,8 +1,11 @@
 """Runs as processes that are killed, stopped, and refused disk space: nothing is lost."""
 
 import json
+import os
+import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import kills
 import pytest
 import tiny_run
 from commands import finish, metrics_of, result_of, start, write_config
+from forked_main import free_address
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -35,10 +39,11 @@ def config(inputs):
     return write_config(inputs, **LONG)
 
 
-def begin(config, workdir, **how):
+def begin(config, workdir, *flags, **how):
     return start(
         f"--config={config}",
         f"--workdir={workdir}",
+        *flags,
         cache=config.parent / "cache",
         devices=1,
         **how,
@@ -81,6 +86,54 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     assert not outcome.differences
 
 
+def workers_of(process):
+    """Process ids of those that make batches, of a run that has them."""
+    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [pid for thread in threads for pid in thread.read_text().split()]
+    told = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    return [int(pid) for pid, command in told.items() if "spawn_main" in command]
+
+
+# As a terminal's Ctrl-C does, and a service manager's SIGTERM.
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_leaves_the_workers_to_the_run(config, undisturbed, tmp_path, number):
+    # One process that makes batches is slower than the steps: the run mostly waits for it.
+    flags = ("--config.loader.num_workers=1", "--config.loader.num_threads=1")
+    process = begin(config, tmp_path / "run", *flags, start_new_session=True)
+    wait_for(process, has_logged(tmp_path / "run", 21))
+    os.killpg(process.pid, number)
+    code, stdout, stderr = finish(process)
+    assert code == 75, stderr
+    assert stdout.splitlines()[-1].startswith("asked to stop: saved at step ")
+    assert not stderr
+    code, _, stderr = finish(begin(config, tmp_path / "run", *flags))
+    assert code == 0, stderr
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_workers_that_die_and_those_of_a_run_that_dies(config, tmp_path):
+    workdir = tmp_path / "run"
+    flags = ("--config.loader.num_workers=2", "--config.loader.num_threads=1")
+    process = begin(config, workdir, *flags)
+    wait_for(process, has_logged(workdir, 21))
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    code, _, stderr = finish(process)
+    assert code == 2, stderr
+    assert stderr.startswith("error: a process that makes batches"), stderr
+    # Python tells of shared memory that the killed one left.
+    assert "ended with exit code -9" in stderr.splitlines()[0]
+    assert "Traceback" not in stderr
+    process = begin(config, workdir, *flags)
+    wait_for(process, lambda: len(workers_of(process)) == 2)
+    workers = workers_of(process)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_path, number):
     process = begin(config, tmp_path / "run")
@@ -101,6 +154,31 @@ def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_pa
     assert_same(tmp_path / "run", undisturbed)
 
 
+def test_a_workdir_in_use_is_waited_for_and_then_refused(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    first = begin(config, workdir)
+    wait_for(first, has_logged(workdir, 21))
+    first.send_signal(signal.SIGSTOP)  # or it might end before others begin
+    code, stdout, stderr = finish(begin(config, workdir, "--config.grace_seconds=1"))
+    assert code == 2
+    in_use = f"{workdir} is in use by process {first.pid} on "
+    assert stdout.startswith(in_use)
+    assert stderr.startswith(f"error: {in_use}")
+    assert len(stderr.splitlines()) == 1
+    second = begin(config, workdir)
+    line = ""
+    while not line.startswith(in_use):
+        line = second.stdout.readline()
+        assert line
+    first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGCONT)
+    assert finish(first)[0] == 75
+    code, stdout, stderr = finish(second)
+    assert code == 0, stderr
+    assert f"resuming {workdir} at step " in stdout
+    assert_same(workdir, undisturbed)
+
+
 def test_what_is_not_done_in_the_grace_period_ends_with_a_word():
     code = (
         "import os, signal, time\nfrom must_jax.preemption import Preemption\n"
@@ -111,6 +189,34 @@ def test_what_is_not_done_in_the_grace_period_ends_with_a_word():
     assert done.returncode == 1
     assert done.stderr.startswith("error: asked to stop, and not done in 0.2 s (config.grace_sec")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_the_grace_period_of_several_processes_begins_for_all_when_one_is_asked(asked, number):
+    code = (
+        "import os, signal, sys, time\n"
+        "from must_jax import distributed, preemption\n"
+        "address, process = sys.argv[1], int(sys.argv[2])\n"
+        "distributed.initialize(\n"
+        "    coordinator_address=address, num_processes=2, process_id=process\n"
+        ")\n"
+        "with preemption.Preemption(grace_seconds=3).listening():\n"
+        "    distributed.gather(None)\n"  # both listen
+        f"    if process == {asked}:\n        os.kill(os.getpid(), signal.{number})\n"
+        "    time.sleep(60)"
+    )
+    address = free_address()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, address, str(i)], stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=50)
+        assert "error: asked to stop, and not done in 3 s" in stderr
+        assert process.returncode == 1, stderr
 
 
 def limit_file_size(process, size):
@@ -190,6 +296,23 @@ def test_a_workdir_that_turns_read_only_stops_no_training(config, undisturbed, t
     code, stdout, stderr = finish(begin(config, workdir))
     assert code == 0, stderr
     assert_same(workdir, undisturbed)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(config, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    for name in ("state/manifest.ocdbt", "_CHECKPOINT_METADATA"):
+        path = workdir / "checkpoints" / "240" / name
+        path.chmod(0)
+        code, _, stderr = finish(begin(config, workdir, bound_by_modes=True))
+        assert code == 2, stderr
+        assert stderr.startswith(f"error: {workdir}/checkpoints/240 cannot be read (Permission den")
+        assert len(stderr.splitlines()) == 1, stderr
+        path.chmod(0o644)
+    assert (workdir / "checkpoints" / "240").is_dir()
+    code, stdout, stderr = finish(begin(config, workdir))
+    assert code == 0, stderr
+    assert "at step 240 of 240" in stdout
 
 
 def test_steps_that_are_not_finite_end_in_a_dump_that_is_replayed(inputs, tmp_path):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import grain
 import numpy as np
 from absl import flags
+
+from must_jax.data import worker
+from must_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -16,6 +20,10 @@ def failures(batch: Batch) -> dict[int, str]:
     """Why the records of a batch did not decode that did not, by record."""
     rows = np.flatnonzero(batch["failed"] >= 0)
     return dict(zip(batch["failed"][rows].tolist(), batch["reason"][rows].tolist(), strict=True))
+
+
+class LostWorkerError(UserError):
+    """A process that makes batches has ended by itself, or was killed."""
 
 
 class ProcessRows(grain.MapDataset):
@@ -81,7 +89,8 @@ class Loader:
                     grain.MultiprocessingOptions(
                         num_workers=num_workers,
                         per_worker_buffer_size=math.ceil(max(prefetch, 1) / num_workers),
-                    )
+                    ),
+                    worker_init_fn=worker.begin,
                 )
             )
         else:
@@ -100,7 +109,22 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        """The next batch.
+
+        Raises:
+          LostWorkerError: a process that makes them is gone.
+        """
+        try:
+            return next(self._iterator)
+        except RuntimeError as error:
+            ended = re.search(r"was terminated unexpectedly with exit code (-?\d+)", str(error))
+            if not ended:
+                raise
+            raise LostWorkerError(
+                f"a process that makes batches (config.loader.num_workers) ended with exit code "
+                f"{ended[1]}; where it is -9, it was killed, for want of memory most often, of "
+                "which fewer such processes need less"
+            ) from error
 
     def __enter__(self) -> Loader:
         return self

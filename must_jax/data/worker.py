@@ -1,0 +1,28 @@
+"""What a process that makes batches does beside: it leaves signals to the one that started it."""
+
+import functools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+
+
+def begin(index: int = 0, count: int = 1) -> None:
+    """Called in each of `count` workers, before it makes anything.
+
+    A terminal's Ctrl-C and a service manager's SIGTERM go to all processes of a group. The run
+    finishes its step then, for which it needs batches, and ends its workers itself; one that was
+    killed can't, and they would wait for it for ever.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        ends = functools.partial(_end_with, parent.sentinel)
+        threading.Thread(target=ends, daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
