@@ -1,6 +1,7 @@
 """Command line: reads flags and runs."""
 
 import atexit
+import contextlib
 import functools
 import os
 import re
@@ -232,8 +233,9 @@ def run(command: Callable[[Sequence[str]], Any] = main) -> None:
     except SystemExit as ending:
         if checkpoint_writer.has_abandoned_threads.is_set():
             atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the disk that it goes to is full
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(ending.code if isinstance(ending.code, int) else 0)
         raise
 

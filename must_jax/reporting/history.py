@@ -21,7 +21,7 @@ def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Point
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     for line in lines:
