@@ -29,10 +29,9 @@ def _message(error):
 
 def test_finds_images_of_every_suffix_in_any_case_and_nothing_else(tmp_path):
     images = ["a.JPG", "b.jpeg", "c.PnG", "d.webp", "e.bmp", "f.gif", "g.TIF", "h.tiff", "i.ppm"]
-    _touch(
-        tmp_path, *images, "j.pgm", "notes.txt", ".hidden.jpg", ".cache/x.jpg", "jpg", "k.jpg.md"
-    )
-    assert _relative(ImageFolder(tmp_path)) == [*images, "j.pgm"]
+    images += ["j.avif", "k.dib", "l.jfif", "m.jp2", "n.pgm"]
+    _touch(tmp_path, *images, "notes.txt", ".hidden.jpg", ".cache/x.jpg", "jpg", "k.jpg.md")
+    assert _relative(ImageFolder(tmp_path)) == images
 
 
 def test_order_is_that_of_the_paths_whatever_the_file_system_lists_first(tmp_path, monkeypatch):

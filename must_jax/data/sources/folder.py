@@ -14,8 +14,12 @@ from must_jax.data.sources.strings import Strings
 from must_jax.errors import UserError
 
 IMAGE_SUFFIXES = (
+    ".avif",
     ".bmp",
+    ".dib",
     ".gif",
+    ".jfif",
+    ".jp2",
     ".jpeg",
     ".jpg",
     ".pgm",
