@@ -4,8 +4,9 @@
 
 A little run (`tests/tiny_run.py`, through `must_jax.main` as a process) is killed with SIGKILL at
 any moment, between steps, in the midst of saving and of evaluating, and started again by the same
-command, up to ten times; at its end, parameters, result.json and metrics.jsonl are compared with
-those of a run that nothing disturbed. Prints a line a run and the sums.
+command, up to ten times; every other run has a process of its own that makes its batches. At its
+end, parameters, result.json and metrics.jsonl are compared with those of a run that nothing
+disturbed. Prints a line a run and the sums.
 """
 
 import argparse

@@ -40,8 +40,12 @@ def prepare(folder):
     return config
 
 
-def _flags(config, workdir):
-    return f"--config={config}", f"--workdir={workdir}"
+def _flags(config, workdir, workers=0):
+    return (
+        f"--config={config}",
+        f"--workdir={workdir}",
+        f"--config.loader.num_workers={workers}",
+    )
 
 
 def _last_step(workdir):
@@ -85,12 +89,16 @@ def _is_evaluating(workdir, steps_per_epoch):
     return False
 
 
-def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4):
-    """A run that is killed once at each of `moments`, and then left alone to its end."""
+def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4, workers=0):
+    """A run that is killed once at each of `moments`, and then left alone to its end.
+
+    `workers` processes make its batches, those of the reference are made by threads.
+    """
     kills = Kills()
+    flags = _flags(config, workdir, workers)
     for moment in moments:
         reached, opened = _last_step(workdir), _opened(workdir)
-        process = start(*_flags(config, workdir), cache=folder / "cache")
+        process = start(*flags, cache=folder / "cache")
         target = reached + rng.randint(1, 8)
         happened = {
             "any": lambda: True,
@@ -112,7 +120,7 @@ def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4)
         kills.moments.append(moment)
         _count_resume(kills, stdout, reached)
     before = _last_step(workdir)
-    code, stdout, stderr = finish(start(*_flags(config, workdir), cache=folder / "cache"))
+    code, stdout, stderr = finish(start(*flags, cache=folder / "cache"))
     assert code == 0, stderr
     _count_resume(kills, stdout, before)
     reference = folder / "reference"
@@ -136,13 +144,19 @@ def random_moments(rng, count):
 
 
 def stress(folder, *, kills, per_run, seed):
-    """`kills` kills in runs of at most `per_run` each, one after the other; yields each run's."""
+    """`kills` kills in runs of at most `per_run` each, one after the other; yields each run's.
+
+    Every other run has a process of its own for its batches.
+    """
     rng = random.Random(seed)
     config = prepare(folder)
     done = number = 0
     while done < kills:
         number += 1
         moments = random_moments(rng, min(per_run, kills - done))
-        outcome = kill_and_resume(folder, config, folder / f"run{number}", moments=moments, rng=rng)
+        workdir = folder / f"run{number}"
+        outcome = kill_and_resume(
+            folder, config, workdir, moments=moments, rng=rng, workers=number % 2
+        )
         done += len(outcome.moments)
         yield outcome
