@@ -236,7 +236,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     )
     for name in ("mesh.data", "mesh.fsdp", "mesh.model"):
         fits = 0 < values[name] <= LARGEST_INT or values[name] == -1
-        require(name, fits, "positive, or -1")
+        require(name, fits, f"from 1 to {LARGEST_INT}, or -1")
     metrics = ("top1", "mean_per_class")
     require("eval_metric", values["eval_metric"] in metrics, " or ".join(metrics))
     require("remat", values["remat"] in ("none", "light", "full"), "none, light or full")

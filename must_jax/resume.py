@@ -71,7 +71,7 @@ _CONTENTS = {
 }
 
 
-def run_facts(experiment: Experiment, *, num_images: int) -> dict[str, Any]:
+def run_facts(experiment: Experiment) -> dict[str, Any]:
     """What a step of a run means, apart from the config's fields, as JSON values.
 
     Raises:
@@ -81,7 +81,7 @@ def run_facts(experiment: Experiment, *, num_images: int) -> dict[str, Any]:
     del spec["vision"]["image_size"]  # the config's
     towers = {part: spec.pop(part) for part in ("vision", "text")}
     return {
-        "number of images": num_images,
+        "number of images": len(experiment.train_images),
         "class names (SHA-256)": _sha256(experiment.classes.names),
         "templates (SHA-256)": _sha256(experiment.templates),
         "descriptions (SHA-256)": _sha256(experiment.descriptions),
@@ -198,7 +198,7 @@ def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str =
 
 
 def begin_or_resume(
-    experiment: Experiment, workdir: str, *, mesh: Mesh, num_images: int, num_steps: int
+    experiment: Experiment, workdir: str, *, mesh: Mesh, num_steps: int
 ) -> tuple[TrainState, RunNotes, int]:
     """State, notes and step that a run goes on from: its checkpoint's, or the first ones.
 
@@ -208,7 +208,7 @@ def begin_or_resume(
       UserError: the config or what it names has changed so that the run would be another, or
         differs between processes.
     """
-    facts = run_facts(experiment, num_images=num_images)
+    facts = run_facts(experiment)
     if jax.process_count() > 1:
         distributed.require_same(facts)
     fields = json.loads(json.dumps(dict(flat_fields(experiment.config))))

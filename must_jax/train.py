@@ -99,12 +99,10 @@ class _Run:
             f"{jax.devices()[0].device_kind} device(s){_told(self._mesh)}"
         )
         distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
-        distributed.require_same({"the number of training images": len(self._source)})
         self.state, self.notes, self.step = begin_or_resume(
             experiment,
             workdir,
             mesh=self._mesh,
-            num_images=len(self._source),
             num_steps=self._num_steps,
         )
         self._begun = started - self.notes.seconds

@@ -33,3 +33,11 @@ def starter(tmp_path_factory):
     starter = Starter(tmp_path_factory.mktemp("started"))
     yield starter
     starter.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """The folder of what `tiny_run.config` reads."""
+    import tiny_run
+
+    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))

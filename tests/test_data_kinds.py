@@ -112,11 +112,6 @@ def test_a_worker_process_changes_nothing(sources, kind):
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def of_folders(inputs, tmp_path_factory):
     config = tiny_run.config(inputs)
     config.epochs = 1

@@ -27,11 +27,6 @@ from must_jax.state import init_state
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def run(inputs):
     """A workdir whose student and teacher differ from each other and from zero-shot, and these."""
     experiment = build(tiny_run.config(inputs))

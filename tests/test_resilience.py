@@ -30,11 +30,6 @@ LONG = {
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def config(inputs):
     return write_config(inputs, **LONG)
 

@@ -161,11 +161,6 @@ def test_the_model_axis_splits_heads_and_hidden_units():
         assert block["ln_1"]["scale"].spec == PartitionSpec(None, None)
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
 def config_of(inputs, sizes):
     config = tiny_run.config(inputs)
     config.mesh.data, config.mesh.fsdp, config.mesh.model = sizes

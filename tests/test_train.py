@@ -19,11 +19,6 @@ from must_jax.train import train
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def finished(inputs, tmp_path_factory):
     """A finished run and its result."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"

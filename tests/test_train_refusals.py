@@ -12,11 +12,6 @@ from must_jax.score import score
 from must_jax.train import train
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
-
-
 @pytest.mark.parametrize("kind", ["a file", "below a file"])
 def test_a_workdir_that_can_not_be_written_is_refused(inputs, tmp_path, kind):
     (tmp_path / "file").write_text("")
