@@ -2,11 +2,14 @@
 
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
+import sys
+import warnings
 from typing import Any
 
 import jax
@@ -120,6 +123,7 @@ def _restore(
 
 def _read(path: pathlib.Path, like: TrainState, *, shardings: Any) -> tuple[Any, Notes]:
     """This process's part of a state with its checksums, and the notes; waits for no other."""
+    silence_what_comes_late()
     saved = jax.eval_shape(with_checksums, like)
     alone = ocp.Context()
     if jax.process_count() > 1:
@@ -216,6 +220,19 @@ def system_error(error: BaseException) -> int | None:
         return error.errno
     cause = error.__cause__ or error.__context__
     return system_error(cause) if cause is not None else None
+
+
+@functools.cache
+def silence_what_comes_late() -> None:
+    """No word of each file that tensorstore ends with, or orbax drops, after it gave up on all."""
+    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
+    show = sys.unraisablehook
+
+    def show_others(told: Any) -> None:
+        if str(told.exc_value) != "Event loop is closed":
+            show(told)
+
+    sys.unraisablehook = show_others
 
 
 def _unusable(path: pathlib.Path, error: Exception) -> UserError:

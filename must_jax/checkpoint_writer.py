@@ -1,11 +1,8 @@
 """Writes the checkpoints of a run, beside its steps."""
 
-import functools
 import os
 import pathlib
-import sys
 import threading
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +15,7 @@ from must_jax.checkpoint import (
     Notes,
     checkpoint_folder,
     shapes_of,
+    silence_what_comes_late,
     system_error,
     told_beside,
     with_checksums,
@@ -65,7 +63,7 @@ class Checkpoints:
                 f"{self._folder} is not seen by process {jax.process_index()}; --workdir must lie "
                 "on a file system that all processes share"
             )
-        _silence_writes_that_come_late()
+        silence_what_comes_late()
         self._kept = _Kept(to_keep)
         self._checkpointer: Any = None
         self._pending: Any = None
@@ -152,19 +150,6 @@ class Checkpoints:
         """Waits until everything is written."""
         self.finish()
         self._checkpointer.close()
-
-
-@functools.cache
-def _silence_writes_that_come_late() -> None:
-    """No word of each write that tensorstore ends, or orbax drops, after it gave up on all."""
-    warnings.filterwarnings("ignore", r"coroutine .* was never awaited", RuntimeWarning)
-    show = sys.unraisablehook
-
-    def show_others(told: Any) -> None:
-        if str(told.exc_value) != "Event loop is closed":
-            show(told)
-
-    sys.unraisablehook = show_others
 
 
 def _reason(error: Exception) -> str:
