@@ -1,5 +1,7 @@
 """Writes the checkpoints of a run, beside its steps."""
 
+import contextlib
+import json
 import os
 import pathlib
 import threading
@@ -21,23 +23,29 @@ from must_jax.checkpoint import (
     with_checksums,
 )
 from must_jax.errors import UserError, one_line
+from must_jax.local_files import replace_file
 from must_jax.state import TrainState
 
+PROBE_BYTES = 4096  # that each process writes before a checkpoint begins
+# After which a checkpoint that not all processes have written counts as failed: those that are done
+# wait for the others, and no process tells another why it isn't.
+SAVE_SECONDS = 600
 # Where a write fails, some of orbax's threads wait for minutes for what will not come, and the end
 # of the process for them.
 has_abandoned_threads = threading.Event()
 
 
 class _Kept:
-    """The last `to_keep` checkpoints stay, and one that a run chose."""
+    """The last `to_keep` checkpoints stay, and the first of the chosen steps that has one."""
 
     def __init__(self, to_keep: int):
         self._to_keep = to_keep
-        self.chosen: int | None = None
+        self.chosen: Sequence[int] = ()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        last = {info.step for info in checkpoints[-self._to_keep :]}
-        return [info.step in last | {self.chosen} for info in checkpoints]
+        steps = [info.step for info in checkpoints]
+        kept = {*steps[-self._to_keep :], next((s for s in self.chosen if s in steps), None)}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -70,15 +78,38 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        options = ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS)
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
+            context=ocp.Context(async_options=options),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=self._kept,
             cleanup_tmp_directories=True,
         )
 
+    def _require_writable(self) -> None:
+        """Of several processes, none may begin what another can't: they would wait for it.
+
+        Raises:
+          OSError: the folder can't be written, on all processes.
+        """
+        probe = self._folder / f"probe-{jax.process_index()}"
+        failed = None
+        try:
+            with probe.open("wb") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            failed = [error.errno, error.strerror]
+        with contextlib.suppress(OSError):
+            probe.unlink()
+        for told in distributed.gather(failed):
+            if told is not None:
+                raise OSError(*told)
+
     def save(
-        self, state: TrainState, *, step: int, notes: Notes, chosen: int | None = None
+        self, state: TrainState, *, step: int, notes: Notes, chosen: Sequence[int] = ()
     ) -> str | None:
         """Starts to write a checkpoint; the state may be donated as soon as this returns.
 
@@ -88,7 +119,8 @@ class Checkpoints:
           state: of the run.
           step: that it is of.
           notes: JSON values of the host's, the same on all processes.
-          chosen: step of a checkpoint that stays although it is not among the last.
+          chosen: steps, of which the first that has a checkpoint stays although it is not among
+            the last.
 
         Returns:
           Why the checkpoint before could not be written, or None.
@@ -96,6 +128,9 @@ class Checkpoints:
         failure = self.finish()
         self._kept.chosen = chosen
         try:
+            self._require_writable()
+            if self._checkpointer is None:
+                self._open()
             self._pending = self._checkpointer.save_async(
                 step,
                 with_checksums(state),
@@ -104,6 +139,24 @@ class Checkpoints:
         except Exception as error:
             self._pending = error
         return failure
+
+    def renew_notes(self, state: TrainState, *, step: int, notes: Notes) -> str | None:
+        """Gives the complete checkpoint of a step other notes, or leaves it as it is.
+
+        All processes must call it.
+
+        Returns:
+          Why it was left, or None.
+        """
+        path, reason = self._folder / str(step) / COMPLETE, None
+        if jax.process_index() == 0:
+            try:
+                told = json.loads(path.read_bytes())
+                told["custom_metadata"] = told_beside(notes, shapes_of(state))
+                replace_file(path, json.dumps(told).encode())
+            except (OSError, ValueError) as error:
+                reason = _reason(error)
+        return distributed.from_first(reason)
 
     def finish(self) -> str | None:
         """Waits until everything is written; returns why not, or None. All must call it."""
@@ -119,7 +172,9 @@ class Checkpoints:
         reasons = [told for told in distributed.gather(reason) if told is not None]
         if not reasons:
             return None
-        self._reopen()
+        # A writer that failed remembers a checkpoint that is not there; the next save makes one.
+        has_abandoned_threads.set()
+        self._close_writer()
         return reasons[0]
 
     def has_failed(self) -> bool:
@@ -137,19 +192,16 @@ class Checkpoints:
             return True
         return False
 
-    def _reopen(self) -> None:
-        """A writer that failed remembers a checkpoint that is not there."""
-        has_abandoned_threads.set()
-        for act in (self._checkpointer.close, self._open):
-            try:
-                act()
-            except Exception:  # told already, or about to be when the next one is written
-                continue
-
     def close(self) -> None:
         """Waits until everything is written."""
         self.finish()
-        self._checkpointer.close()
+        self._close_writer()
+
+    def _close_writer(self) -> None:
+        writer, self._checkpointer = self._checkpointer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):  # told already
+                writer.close()
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,15 @@ from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from must_jax import cluster, lifelines
-from must_jax.errors import StoppedError, UserError, first_line, one_line
+from must_jax.errors import (
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    StoppedError,
+    UserError,
+    first_line,
+    flush_output,
+    print_error,
+)
 
 FAILURE_KEY = "must_jax/failure"
 LOOK_SECONDS = 1.0  # between looks at whether another process failed
@@ -29,8 +36,6 @@ CONNECT_SECONDS = 300.0  # hosts of a pod may still be installing when the first
 # After that long without a sign of life, given by a thread of the runtime's own, it aborts the
 # others; its default of 100 s costs a pod more than a network that is silent for so long.
 HEARTBEAT_SECONDS = 30
-# "Temporary failure, retry": a run goes on from its checkpoint when it is started again.
-EXIT_LOST_PROCESS = os.EX_TEMPFAIL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +130,11 @@ def _nobody(
         told = (
             f"process 0 did not answer at {address}, or did not see all {num_processes} processes"
         )
-    _tell(
+    print_error(
         f"{told} within {seconds:g} s; look whether all were started, with the same address and "
         "number, and whether the port is open; --connect_seconds waits longer"
     )
-    os._exit(2)
+    os._exit(EXIT_USER_ERROR)
 
 
 def gather(value: Any) -> list[Any]:
@@ -208,9 +213,10 @@ def announce(error: BaseException) -> None:
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         time.sleep(HEARTBEAT_SECONDS)
     _announced.set()
-    told = isinstance(error, UserError)
-    reason = str(error) if told else f"{type(error).__name__}: {first_line(error)}"
-    failure = Failure(jax_distributed.global_state.process_id, reason, 2 if told else 1)
+    reason, code = f"{type(error).__name__}: {first_line(error)}", 1
+    if isinstance(error, UserError):
+        reason, code = str(error), error.exit_code
+    failure = Failure(jax_distributed.global_state.process_id, reason, code)
     # Another process may have been first, or the service may be gone already.
     with contextlib.suppress(Exception):
         client.key_value_set(FAILURE_KEY, json.dumps(dataclasses.astuple(failure)))
@@ -239,8 +245,7 @@ def leave(code: int) -> NoReturn:
         # It serves the others, who would complain of its absence, and hear of things later.
         time.sleep(3 * LOOK_SECONDS)
     lifelines.say_farewell()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     os._exit(code)
 
 
@@ -268,7 +273,7 @@ def _watch(done: threading.Event) -> None:
         failure = Failure(*json.loads(text))
         if failure.process != own:
             if not _ending.locked():
-                _tell(f"process {failure.process} stopped: {failure.reason}")
+                print_error(f"process {failure.process} stopped: {failure.reason}")
             end(failure.code)
 
 
@@ -276,12 +281,8 @@ def _end_without(process: int) -> None:
     """Ends this process for want of another."""
     if not _ending.acquire(blocking=False):
         return  # this one is ending already
-    _tell(
+    print_error(
         f"process {process} is gone: it was killed, or its host or the network failed; started "
         "again, the run goes on from its last checkpoint"
     )
-    leave(EXIT_LOST_PROCESS)
-
-
-def _tell(text: str) -> None:
-    print(f"error: {one_line(text)}", file=sys.stderr, flush=True)
+    leave(EXIT_STOPPED)

@@ -1,5 +1,13 @@
 """The exceptions that users see, and how text reaches their terminal."""
 
+import contextlib
+import os
+import sys
+from typing import TextIO
+
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = os.EX_TEMPFAIL  # 75, "temporary failure": start it again
+
 
 def one_line(text: str) -> str:
     """`text` without line breaks, control characters or undecodable bytes, which are escaped.
@@ -24,11 +32,38 @@ def first_line(error: BaseException) -> str:
     return one_line(str(error).strip().partition("\n")[0])
 
 
+def print_line(text: str, *, file: TextIO | None = None) -> None:
+    """Prints a line, to stdout where no file is given, if that takes it.
+
+    The disk that it goes to may be full, the terminal gone, the reader of a pipe at its end: what
+    a program does goes on without its words.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(one_line(text), file=file, flush=True)
+
+
+def print_error(text: str) -> None:
+    """Prints the line that a program ends with, as `print_line` does."""
+    print_line(f"error: {text}", file=sys.stderr)
+
+
+def flush_output() -> None:
+    """Drops what was printed and can't be written, or Python would end with another exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class UserError(Exception):
     """Bad input, told in one line: what was wrong, where, and what to do.
 
-    `must_jax.main` and the programs in `tools/` print the message alone and exit with code 2.
+    `must_jax.main` and the programs in `tools/` print the message alone and exit with `exit_code`.
     """
+
+    exit_code = EXIT_USER_ERROR
 
     def __init__(self, message: str):
         """The message is kept to one printable line of bounded length."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from must_jax.probe import Probe
 from must_jax.progress import say
-from must_jax.quality import Alarm, ProbePredictions, Quality, alarms, choose, measure
+from must_jax.quality import Alarm, ProbePredictions, Quality, alarms, measure, ranking
 from must_jax.run_notes import RunNotes
 from must_jax.state import Params
 
@@ -55,10 +55,9 @@ class Judge:
     def _history(self) -> list[Quality]:
         return [Quality.from_json(one["quality"]) for one in self._notes.evaluations]
 
-    def chosen(self) -> dict[str, Any] | None:
-        """The evaluation whose teacher to take, chosen without labels; None before the first."""
-        history = self._history()
-        return self._notes.evaluations[choose(history)] if history else None
+    def ranked(self) -> list[dict[str, Any]]:
+        """The evaluations by whose teacher to take, judged without labels, best first."""
+        return [self._notes.evaluations[index] for index in ranking(self._history())]
 
 
 def _sentence(alarm: Alarm) -> str:

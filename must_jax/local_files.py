@@ -1,16 +1,20 @@
-"""Local files that anybody may have made: no pipes, no devices, nothing without an end."""
+"""Local files: others' are read that are no pipes and have an end, ours are written whole."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
+import pathlib
 import stat
 
 from must_jax.errors import UserError
 
 # Bytes. Texts are names, sentences, configurations and vocabularies; none of them comes near.
 MAX_TEXT = 2**27
+# What file systems answer that have no way to be told to bring a file to the disk.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
@@ -80,3 +84,42 @@ def read_text(path: str | os.PathLike[str], *, encoding: str = "utf-8") -> str:
 def _without_waiting(path: str, flags: int) -> int:
     # To open a pipe is to wait for who writes to it.
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def replace_file(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file, so that after a kill or a power cut it is the old one or the new one.
+
+    Raises:
+      OSError: it can't be written; nothing is left of it.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            to_disk(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    # Not all systems let a folder be opened, or synced.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def to_disk(descriptor: int) -> None:
+    """Waits until what was written to a file is on its disk, where the system has a way to.
+
+    Raises:
+      OSError: it can't get there.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

@@ -18,7 +18,13 @@ from must_jax import checkpoint_writer, distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import StoppedError, UserError
+from must_jax.errors import (
+    EXIT_STOPPED,
+    StoppedError,
+    UserError,
+    flush_output,
+    print_error,
+)
 from must_jax.inspection.runner import inspect_run
 from must_jax.local_files import local_path
 from must_jax.predict import TREES, Request, predict
@@ -87,9 +93,7 @@ _PROFILE: flags.FlagHolder[str | None] = flags.DEFINE_flag(
 # Where runs are written.
 ON_A_DISK = "give a folder on a disk, which all hosts of a run see (docs/pods.md)"
 
-EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: start it again
 EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 
 
@@ -205,21 +209,22 @@ def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[s
         try:
             return function(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(str(error))
             distributed.announce(error)
             if distributed.is_running():
-                distributed.end(EXIT_USER_ERROR)
-            sys.exit(EXIT_USER_ERROR)
+                distributed.end(error.exit_code)
+            sys.exit(error.exit_code)
         except StoppedError:
             pass  # left behind, with the memory that its frames share with workers, before the exit
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
+            print_error("interrupted")
             os._exit(EXIT_INTERRUPTED)  # threads and processes may be at work
         except Exception as error:
             if not distributed.is_running():
                 raise
             distributed.announce(error)
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             distributed.end(EXIT_FAILURE)
         sys.exit(EXIT_STOPPED)
 
@@ -233,10 +238,9 @@ def run(command: Callable[[Sequence[str]], Any] = main) -> None:
     except SystemExit as ending:
         if checkpoint_writer.has_abandoned_threads.is_set():
             atexit._run_exitfuncs()
-            with contextlib.suppress(OSError):  # the disk that it goes to is full
-                sys.stdout.flush()
-                sys.stderr.flush()
+            flush_output()
             os._exit(ending.code if isinstance(ending.code, int) else 0)
+        flush_output()
         raise
 
 

@@ -1,7 +1,6 @@
 """Metrics as JSON lines and TensorBoard events, results as JSON."""
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -11,14 +10,11 @@ from typing import Any
 
 import jax
 
-from must_jax.errors import UserError, one_line
-from must_jax.local_files import read_bytes
+from must_jax.errors import UserError, print_line
+from must_jax.local_files import read_bytes, replace_file, to_disk
 from must_jax.tensorboard import EventFiles
 
 NAMED_STEPS = 8  # of lines that are missing
-# What file systems answer that have no way to be told to bring a file to the disk.
-_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def strict_json(values: Mapping[str, Any], *, indent: int | None = None) -> str:
@@ -44,7 +40,7 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
         return
     text = strict_json(values, indent=2) + "\n"
     try:
-        _replace(pathlib.Path(path), text.encode())
+        replace_file(pathlib.Path(path), text.encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror})") from error
 
@@ -72,7 +68,7 @@ class MetricWriter:
         data = b"".join(line + b"\n" for line in kept)
         try:
             # A reader never sees half a file, nor a kill in between lose what was kept.
-            _replace(self._path, data)
+            replace_file(self._path, data)
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(
@@ -112,7 +108,7 @@ class MetricWriter:
             return []
         self._write_lines()
         try:
-            _to_disk(self._file.fileno())
+            to_disk(self._file.fileno())
         except OSError as error:
             # What of them is on the disk nobody knows, and the next fsync would not tell again.
             self._end = max(0, self._end - sum(map(len, self._unsynced)))
@@ -187,15 +183,6 @@ class MetricWriter:
         self._events.close()
 
 
-def print_line(text: str) -> None:
-    """Prints a line, unless it goes to a file and the disk is full: the run goes on without it."""
-    try:
-        print(one_line(text), flush=True)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-
-
 def _in_words(steps: Sequence[int]) -> str:
     """Steps in words; of many, the first ones and the last."""
     different = sorted(set(steps))
@@ -231,37 +218,3 @@ def _step_of(line: bytes) -> float:
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
     return step if isinstance(step, int) else math.inf
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file, so that after a kill or a power cut it is the old one or the new one.
-
-    Raises:
-      OSError: it can't be written; nothing is left of it.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            _to_disk(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    # Not all systems let a folder be opened, or synced.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _to_disk(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise

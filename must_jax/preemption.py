@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -12,7 +11,7 @@ from types import FrameType
 from jax.experimental import multihost_utils
 
 from must_jax import distributed
-from must_jax.errors import StoppedError
+from must_jax.errors import StoppedError, print_error
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_UNSAVED = 1
@@ -87,6 +86,8 @@ class Preemption:
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 self._asked.set()
+            while bell.recv(1):  # more signals need an ear, or Python complains
+                pass
 
     def _hear_service(self, ended: threading.Event) -> None:
         """The main thread of any process may be far from asking whether one was told to stop."""
@@ -107,10 +108,8 @@ class Preemption:
                 self._timer.start()
 
     def _end(self) -> None:
-        print(
-            f"error: asked to stop, and not done in {self._grace_seconds:g} s "
-            "(config.grace_seconds); the same command goes on from the last complete checkpoint",
-            file=sys.stderr,
-            flush=True,
+        print_error(
+            f"asked to stop, and not done in {self._grace_seconds:g} s "
+            "(config.grace_seconds); the same command goes on from the last complete checkpoint"
         )
         distributed.leave(EXIT_UNSAVED)

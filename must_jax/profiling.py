@@ -40,25 +40,30 @@ def parse_steps(text: str) -> Steps | None:
     return Steps(int(told[1]), int(told[2]))
 
 
-def choose_steps(text: str, *, first_step: int, num_steps: int) -> Steps:
+def choose_steps(text: str, *, first_step: int, num_steps: int) -> Steps | None:
     """The steps to trace: those that the flag names, or a few after this start's first ones.
+
+    A run that goes on traces what is left of them.
 
     Args:
       text: the flag's value.
       first_step: steps that were done before this start.
       num_steps: of the whole run.
 
+    Returns:
+      None where earlier starts have done all of them.
+
     Raises:
-      UserError: the flag is malformed, or this start does not come to those steps.
+      UserError: the flag is malformed, or the run does not come to those steps.
     """
     steps = parse_steps(text)
     if steps is None:
         last = min(first_step + SKIPPED + TRACED, num_steps)
         steps = Steps(max(last - TRACED, first_step) + 1, last)
-    if not first_step < steps.first <= steps.last <= num_steps:
-        left = f"steps {first_step + 1} to {num_steps}" if first_step < num_steps else "no step"
-        raise UserError(f"--profile={text} names steps that are not to be run: {left} are left")
-    return steps
+    if steps.last > num_steps:
+        raise UserError(f"--profile={text} names steps past the run's last one, {num_steps}")
+    steps = Steps(max(steps.first, first_step + 1), steps.last)
+    return steps if steps.first <= steps.last else None
 
 
 @contextlib.contextmanager

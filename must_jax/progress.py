@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from must_jax import distributed
-from must_jax.metrics import MetricWriter, print_line
+from must_jax.errors import print_line
+from must_jax.metrics import MetricWriter
 from must_jax.quality import Quality
 from must_jax.run_notes import LINE
 from must_jax.scores import IN_WORDS, Scores, fields

@@ -28,7 +28,7 @@ from must_jax.experiment import Experiment
 from must_jax.local_files import read_text
 from must_jax.metrics import write_json
 from must_jax.progress import say
-from must_jax.quality import Quality, choose
+from must_jax.quality import Quality, ranking
 from must_jax.run_notes import RunNotes
 from must_jax.state import Params, TrainState, init_state
 
@@ -192,8 +192,11 @@ def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str =
     evaluations = RunNotes(**restored.notes).evaluations
     if not evaluations:
         raise UserError(f"{workdir} has no evaluation yet to choose a checkpoint by")
-    chosen = choose([Quality.from_json(one["quality"]) for one in evaluations])
-    step = evaluations[chosen]["step"]
+    ranked = ranking([Quality.from_json(one["quality"]) for one in evaluations])
+    steps = [evaluations[index]["step"] for index in ranked]
+    step = next(filter(complete_steps(workdir).__contains__, steps), steps[0])
+    if step != steps[0]:
+        say(f"the best without labels, step {steps[0]}, has no checkpoint; the next is step {step}")
     return restore_latest(workdir, like, shardings=shardings, step=step)
 
 

@@ -1,6 +1,7 @@
 """A run's checkpoints where disks fill and file systems fail: told, tried again, never lost."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from must_jax import distributed
@@ -11,7 +12,8 @@ from must_jax.run_notes import RunNotes
 from must_jax.state import TrainState
 
 RETRY_SECONDS = 60.0  # after which a run that goes on tries again
-LAST_RETRIES = (1.0, 5.0, 20.0)  # seconds between tries of a checkpoint that a run ends with
+# Seconds between tries of a checkpoint that a run ends with: less than a period of grace.
+LAST_RETRIES = (1.0, 4.0, 10.0)
 
 
 class Saving:
@@ -21,17 +23,22 @@ class Saving:
       started_step: of the last checkpoint that was begun, and has not failed.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, step: int):
-        """`step` is that of the checkpoint that the run goes on from, 0 without one."""
+    def __init__(self, checkpoints: Checkpoints, *, step: int, notes: RunNotes):
+        """`step` is that of the checkpoint that the run goes on from, 0 without one.
+
+        `notes` are that checkpoint's.
+        """
         self._checkpoints = checkpoints
         self._retry_at: float | None = None
         self._written_step = step
+        self._evaluated_step = notes.evaluated_step
         self.started_step = step
 
-    def save(self, state: TrainState, *, step: int, notes: RunNotes, chosen: int | None) -> None:
-        """Begins a checkpoint; `chosen` is the step of one that is to stay."""
+    def save(self, state: TrainState, *, step: int, notes: RunNotes, chosen: Sequence[int]) -> None:
+        """Begins a checkpoint; of `chosen` steps, best first, one stays."""
         failure = self._checkpoints.save(state, step=step, notes=notes.json(), chosen=chosen)
         self._tell(failure)
+        self._evaluated_step = notes.evaluated_step
         self.started_step = step
 
     def is_retry_due(self) -> bool:
@@ -43,6 +50,8 @@ class Saving:
 
     def save_last(self, state: TrainState, **keywords: Any) -> None:
         """Writes a checkpoint that the run ends with, unless it is written already.
+
+        One that lacks the evaluation of its step, for the run was stopped in it, is given that.
 
         Raises:
           UserError: it can't be written, after some tries.
@@ -56,9 +65,14 @@ class Saving:
             if self.started_step != step:
                 self.save(state, **keywords)
             failure = self._checkpoints.finish()
+            if failure is not None:
+                self.started_step = self._written_step
+                continue
+            notes = keywords["notes"]
+            if notes.evaluated_step != self._evaluated_step:
+                failure = self._checkpoints.renew_notes(state, step=step, notes=notes.json())
             if failure is None:
                 return
-            self.started_step = self._written_step
         raise UserError(
             f"the checkpoint of step {step} cannot be written ({failure}); mend that, and the same "
             f"command goes on from step {self._written_step}"

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from must_jax import distributed, profiling, sharding
-from must_jax.checkpoint import digest
+from must_jax.checkpoint import complete_steps, digest
 from must_jax.checkpoint_writer import Checkpoints
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
@@ -98,6 +98,7 @@ class _Run:
             f"{len(experiment.templates)} templates, {jax.device_count()} "
             f"{jax.devices()[0].device_kind} device(s){_told(self._mesh)}"
         )
+        self._found_steps = complete_steps(workdir)
         distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
         self.state, self.notes, self.step = begin_or_resume(
             experiment,
@@ -121,7 +122,7 @@ class _Run:
         self._score_zero_shot()
 
     def _score_zero_shot(self) -> None:
-        """At the start, or where a run that goes on is tested on other images than before."""
+        """At the start, or where a run that goes on may be tested on other images than before."""
         source, notes = self._evaluator.source, self.notes
         path = source.path if source else None
         if notes.zero_shot is None or notes.test != path:
@@ -129,9 +130,14 @@ class _Run:
             if self.step:
                 student = self._experiment.zero_shot_student()
                 student = sharding.put(student, sharding.state_shardings(self._mesh, student))
+            before, notes.zero_shot = notes.zero_shot, fields(self._evaluate(zeroshot=student))
             notes.test = path
-            notes.zero_shot = fields(self._evaluate(zeroshot=student))
-            notes.best_by_labels = None
+            if notes.best_by_labels is not None and notes.zero_shot != before:
+                say(
+                    "zero-shot CLIP scores otherwise than on the test images before: the best "
+                    "epoch by labels is looked for anew, from here on"
+                )
+                notes.best_by_labels = None
         if notes.probe is None:
             self._judge.begin(self.state.params, between_batches=self._preemption.check)
         metric = self._config.eval_metric
@@ -149,16 +155,23 @@ class _Run:
             traced = profiling.choose_steps(
                 profile, first_step=self.step, num_steps=self._num_steps
             )
+            if traced is None:
+                say(f"nothing is left to trace of --profile{f'={profile}' * (profile != 'true')}")
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(
                 self._experiment.train_batches(self._source, mesh=self._mesh, start_step=self.step)
             )
             lock.take()
+            if complete_steps(self._workdir) != self._found_steps:
+                raise UserError(
+                    f"another run has written to {self._workdir} since this one read it; start the "
+                    "same command again to go on from there"
+                )
             checkpoints = Checkpoints(
                 self._workdir, to_keep=config.checkpoints_to_keep, step=self.step
             )
             stack.callback(checkpoints.close)
-            self._saving = Saving(checkpoints, step=self.step)
+            self._saving = Saving(checkpoints, step=self.step, notes=notes)
             write_config(self._workdir, config)
             writer = MetricWriter(self._workdir, step=self.step)
             stack.enter_context(contextlib.closing(writer))
@@ -268,7 +281,7 @@ class _Run:
             return True
         if self._epoch_is_due(self._config.checkpoint_every_epochs):
             return True
-        if self.step == self.notes.evaluated_step == self._chosen_step():
+        if self.step == self.notes.evaluated_step and self._chosen_steps()[:1] == [self.step]:
             return True
         return self.step % self._config.log_every_steps == 0 and self._saving.is_retry_due()
 
@@ -298,12 +311,11 @@ class _Run:
         notes.pending = self._progress.pending()
         notes.skipped_steps = self._nonfinite.count
         notes.skipped_in_row = self._nonfinite.in_a_row
-        return {"step": self.step, "notes": notes, "chosen": self._chosen_step()}
+        return {"step": self.step, "notes": notes, "chosen": self._chosen_steps()}
 
-    def _chosen_step(self) -> int | None:
-        """Of the checkpoint that is kept for having been chosen without labels."""
-        chosen = self._judge.chosen() if self._config.keep_chosen else None
-        return chosen["step"] if chosen else None
+    def _chosen_steps(self) -> list[int]:
+        """Of which the first that has a checkpoint keeps it for being the best without labels."""
+        return [one["step"] for one in self._judge.ranked()] if self._config.keep_chosen else []
 
     def _report(self) -> Result:
         notes, scores = self.notes, self._scores
@@ -312,7 +324,7 @@ class _Run:
         result = result_of(
             notes,
             scores,
-            chosen=self._judge.chosen(),
+            chosen=next(iter(self._judge.ranked()), None),
             eval_metric=self._config.eval_metric,
             num_images=len(self._source),
         ) | {

@@ -64,8 +64,8 @@ class WorkdirLock:
         if self._file is not None or jax.process_index() != 0:
             return
         try:
-            file = os.open(self._path, flags | os.O_NONBLOCK, 0o644)
-        except OSError:  # no such file yet, or none that may be written
+            file = self._open(flags)
+        except OSError:  # no such file yet
             return
         try:
             self._wait(file)
@@ -76,6 +76,12 @@ class WorkdirLock:
         with contextlib.suppress(OSError):
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _open(self, flags: int) -> int:
+        try:
+            return os.open(self._path, flags | os.O_NONBLOCK, 0o644)
+        except PermissionError:  # another user's, who may hold it all the same
+            return os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
 
     def _wait(self, file: int) -> None:
         deadline = time.monotonic() + self._patience_seconds

@@ -6,9 +6,11 @@ import json
 import random
 import re
 import signal
+import subprocess
 import time
 
 from commands import finish, metrics_of, result_of, start, write_config
+from forked_main import free_address
 
 # Log lines, checkpoints and epochs end at different steps, so that a run resumes in mid-window.
 FIELDS = {
@@ -19,24 +21,36 @@ FIELDS = {
 }
 MOMENTS = ("any", "step", "save", "evaluation")
 PATIENCE = 300.0  # seconds that a run is waited for
+DEVICES = 8  # of all processes together
+CONNECT_SECONDS = 30  # that a process waits for one which was killed before it came
+BOUND = 60.0  # seconds in which processes end when another is killed
 
 
 @dataclasses.dataclass
 class Kills:
-    """What happened to a run: kills by moment, steps done again, and what differs at the end."""
+    """What happened to a run.
+
+    Attributes:
+      moments: of the kills.
+      resumes: starts that went on from a checkpoint.
+      redone: steps.
+      unharmed: starts that were done before the kill.
+      slowest_end: of a process whose neighbour was killed, seconds after that.
+      differences: what is not as in the reference at the end.
+    """
 
     moments: list[str] = dataclasses.field(default_factory=list)
     resumes: int = 0
     redone: int = 0
     unharmed: int = 0
+    slowest_end: float = 0.0
     differences: list[str] = dataclasses.field(default_factory=list)
 
 
-def prepare(folder):
+def prepare(folder, *, processes=1):
     """A config file on the inputs in `folder`, and a reference run; `folder` gets both."""
     config = write_config(folder, **FIELDS)
-    code, _, stderr = finish(start(*_flags(config, folder / "reference"), cache=folder / "cache"))
-    assert code == 0, stderr
+    _run_to_the_end(folder, _flags(config, folder / "reference"), processes)
     return config
 
 
@@ -46,6 +60,63 @@ def _flags(config, workdir, workers=0):
         f"--workdir={workdir}",
         f"--config.loader.num_workers={workers}",
     )
+
+
+def _start(folder, flags, processes):
+    """All processes of a run."""
+    if processes > 1:
+        flags += (
+            f"--coordinator_address={free_address()}",
+            f"--num_processes={processes}",
+            f"--connect_seconds={CONNECT_SECONDS}",
+        )
+    return [
+        start(
+            *flags,
+            *([f"--process_id={index}"] if processes > 1 else []),
+            cache=folder / "cache",
+            devices=DEVICES // processes,
+        )
+        for index in range(processes)
+    ]
+
+
+def _run_to_the_end(folder, flags, processes):
+    """Stdout of the first process, which alone speaks."""
+    told = [finish(process) for process in _start(folder, flags, processes)]
+    for code, _, stderr in told:
+        assert code == 0, stderr
+    return told[0][1]
+
+
+def _kill(run, victim):
+    """Kills one process of a run, which ends the others.
+
+    Returns:
+      Stdout of the first process, whether the victim was done before, and the seconds that the
+      others took to end.
+    """
+    run[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    others = [process for process in run if process is not run[victim]]
+    for process in others:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(BOUND)
+    seconds = time.monotonic() - killed if others else 0.0
+    alive = [process for process in others if process.poll() is None]
+    for process in alive:
+        process.kill()
+    told = [finish(process) for process in run]
+    assert not alive, f"alive {BOUND:g} s after process {victim} was killed: {told}"
+    code, _, stderr = told[victim]
+    assert code in (-signal.SIGKILL, 0), stderr
+    for code, _, stderr in (told[run.index(process)] for process in others):
+        lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+        assert len(lines) == (code != 0), (code, stderr)
+        # Gone, or not there in time, or all were done.
+        assert code in (75, 2, 0), stderr
+        assert "Traceback" not in stderr, stderr
+    return told[0][1], told[victim][0] == 0, seconds
 
 
 def _last_step(workdir):
@@ -89,16 +160,18 @@ def _is_evaluating(workdir, steps_per_epoch):
     return False
 
 
-def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4, workers=0):
-    """A run that is killed once at each of `moments`, and then left alone to its end.
+def kill_and_resume(
+    folder, config, workdir, *, moments, rng, steps_per_epoch=4, workers=0, processes=1
+):
+    """A run of which a process is killed at each of `moments`, and then left alone to its end.
 
-    `workers` processes make its batches, those of the reference are made by threads.
+    `workers` more make the batches of each process, those of the reference are made by threads.
     """
     kills = Kills()
     flags = _flags(config, workdir, workers)
     for moment in moments:
         reached, opened = _last_step(workdir), _opened(workdir)
-        process = start(*flags, cache=folder / "cache")
+        run = _start(folder, flags, processes)
         target = reached + rng.randint(1, 8)
         happened = {
             "any": lambda: True,
@@ -107,22 +180,19 @@ def kill_and_resume(folder, config, workdir, *, moments, rng, steps_per_epoch=4,
             "evaluation": lambda: _is_evaluating(workdir, steps_per_epoch),
         }[moment]
         if moment != "any":  # what is seen must be of this start, not of the one before
-            _wait(process, lambda opened=opened: _opened(workdir) != opened)
-        alive = _wait(process, happened)
+            _wait(run[0], lambda opened=opened: _opened(workdir) != opened)
+        alive = _wait(run[0], happened)
         if alive:
             time.sleep(rng.uniform(0, 15) if moment == "any" else rng.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        _, stdout, stderr = finish(process)
-        if process.returncode != -signal.SIGKILL:
-            assert process.returncode == 0, stderr
-            kills.unharmed += 1  # it was done before the kill
+        stdout, was_done, seconds = _kill(run, rng.randrange(processes))
+        if was_done:
+            kills.unharmed += 1
             break
         kills.moments.append(moment)
+        kills.slowest_end = max(kills.slowest_end, seconds)
         _count_resume(kills, stdout, reached)
     before = _last_step(workdir)
-    code, stdout, stderr = finish(start(*flags, cache=folder / "cache"))
-    assert code == 0, stderr
-    _count_resume(kills, stdout, before)
+    _count_resume(kills, _run_to_the_end(folder, flags, processes), before)
     reference = folder / "reference"
     if metrics_of(workdir) != metrics_of(reference):
         kills.differences.append("metrics.jsonl")
@@ -143,20 +213,24 @@ def random_moments(rng, count):
     return [rng.choice(MOMENTS) for _ in range(count)]
 
 
-def stress(folder, *, kills, per_run, seed):
+def stress(folder, *, kills, per_run, seed, processes=1):
     """`kills` kills in runs of at most `per_run` each, one after the other; yields each run's.
 
-    Every other run has a process of its own for its batches.
+    Every other run has processes of their own for its batches.
     """
     rng = random.Random(seed)
-    config = prepare(folder)
+    config = prepare(folder, processes=processes)
     done = number = 0
     while done < kills:
         number += 1
-        moments = random_moments(rng, min(per_run, kills - done))
-        workdir = folder / f"run{number}"
         outcome = kill_and_resume(
-            folder, config, workdir, moments=moments, rng=rng, workers=number % 2
+            folder,
+            config,
+            folder / f"run{number}",
+            moments=random_moments(rng, min(per_run, kills - done)),
+            rng=rng,
+            workers=number % 2,
+            processes=processes,
         )
         done += len(outcome.moments)
         yield outcome

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from damages import damaged_copies, emptied, flipped, removed, truncated, zeroed
+from full_disks import files_up_to
 
 from must_jax import sharding
 from must_jax.checkpoint import complete_steps, restore_latest
@@ -35,7 +36,7 @@ def on(mesh, state):
     return sharding.put(state, sharding.state_shardings(mesh, state))
 
 
-def save(workdir, steps, *, to_keep=9, chosen=None):
+def save(workdir, steps, *, to_keep=9, chosen=()):
     mesh = sharding.make_mesh(data=2, fsdp=4)
     checkpoints = Checkpoints(str(workdir), to_keep=to_keep, step=0)
     for step in steps:
@@ -108,5 +109,45 @@ def test_the_state_of_another_model_is_refused(written):
 
 
 def test_the_last_ones_and_the_chosen_one_stay(tmp_path):
-    save(tmp_path, [1, 2, 3, 4], to_keep=2, chosen=1)
+    save(tmp_path, [1, 2, 3, 4], to_keep=2, chosen=[1])
     assert complete_steps(str(tmp_path)) == [1, 3, 4]
+
+
+def test_a_chosen_one_stays_while_the_better_one_can_not_be_written(tmp_path):
+    save(tmp_path, [1, 2, 3, 4], to_keep=1, chosen=[9, 1, 2])
+    assert complete_steps(str(tmp_path)) == [1, 4]
+
+
+def test_other_notes_take_the_place_of_those_of_a_whole_checkpoint(tmp_path):
+    save(tmp_path, [1])
+    mesh = sharding.make_mesh()
+    state = on(mesh, make_state(1))
+    checkpoints = Checkpoints(str(tmp_path), to_keep=9, step=1)
+    with files_up_to(10):
+        told = checkpoints.renew_notes(state, step=1, notes={"seconds": 99})
+    assert told == "File too large"
+    assert read(tmp_path, mesh).notes == NOTES
+    assert checkpoints.renew_notes(state, step=1, notes={"seconds": 99}) is None
+    checkpoints.close()
+    restored = read(tmp_path, mesh)
+    assert restored.notes == {"seconds": 99}
+    assert_equal(restored.state, make_state(1))
+
+
+def test_a_folder_that_was_away_takes_the_next_checkpoint(tmp_path):
+    mesh = sharding.make_mesh()
+    checkpoints = Checkpoints(str(tmp_path), to_keep=9, step=0)
+    folder = tmp_path / "checkpoints"
+    folder.rmdir()
+    folder.write_text("")
+    for step in (1, 2):  # the second finds no writer any more
+        checkpoints.save(on(mesh, make_state(step)), step=step, notes=NOTES)
+        assert checkpoints.has_failed()
+        assert checkpoints.finish() == "Not a directory"
+    folder.unlink()
+    folder.mkdir()
+    checkpoints.save(on(mesh, make_state(3)), step=3, notes=NOTES)
+    assert checkpoints.finish() is None
+    checkpoints.close()
+    assert [path.name for path in folder.iterdir()] == ["3"]
+    assert_equal(read(tmp_path, mesh).state, make_state(3))

@@ -1,12 +1,10 @@
-"""The command line as a process: flags, refusals, exit codes, a kill, a run without jit."""
+"""The command line as a process: flags, refusals, exit codes, a run without jit."""
 
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 
 import commands
 import pytest
@@ -149,23 +147,6 @@ def test_zero_shot_is_told_without_a_workdir(inputs, finished):
     assert stdout.startswith(told)
     assert "published accuracy 50.0 % on 21 images" in stdout
     assert len(stdout.splitlines()) == 1
-
-
-def test_killed_at_any_moment_the_same_command_goes_on(inputs, finished, tmp_path):
-    workdir = tmp_path / "run"
-    flags = [f"--config={inputs}/config.py", f"--workdir={workdir}"]
-    process = start(*flags)
-    deadline = time.monotonic() + 200
-    while not (workdir / "checkpoints" / "4").exists() and time.monotonic() < deadline:
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    code, _, stderr = run(*flags)
-    assert code == 0, stderr
-    expected = result_of(finished[0])
-    assert result_of(workdir)["student_digest"] == expected["student_digest"]
-    assert result_of(workdir)["teacher_digest"] == expected["teacher_digest"]
 
 
 REFUSALS = {

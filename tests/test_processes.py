@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -118,6 +119,18 @@ def of_two(run, alone):
     return workdir, stdout, started
 
 
+def wait_until(happened, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def has_logged(workdir):
+    log = workdir / "metrics.jsonl"
+    return lambda: log.exists() and log.read_text()
+
+
 def metrics_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -227,10 +240,7 @@ def test_killed_processes_end_the_run_at_once_and_it_goes_on_bit_for_bit(of_two,
     workdir = expected.parent / "killed"
     for step, victim in [(4, 1), (8, 0)]:
         started = start(workdir, count=2)
-        complete = workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
-        deadline = time.monotonic() + 200
-        while not complete.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").exists)
         os.kill(started[victim].pid, signal.SIGKILL)
         killed = time.monotonic()
         codes = starter.finish(started)
@@ -265,6 +275,35 @@ def test_a_checkpoint_of_which_one_process_reads_a_damaged_part_is_passed_over_b
     assert len(told) == 1
     assert f"checkpoints/{STEPS} is damaged (" in told[0]
     assert f"passed over for step {STEPS * 2 // 3}" in told[0]
+
+
+@pytest.mark.parametrize("refused", ["write", "folder"])
+def test_a_disk_that_fails_for_a_while_stops_no_process(refused, of_two, start, starter):
+    """Of one process alone in the first case."""
+    expected, _, _ = of_two
+    workdir = expected.parent / f"refused_{refused}"
+    folder, parked = workdir / "checkpoints", workdir / "parked"
+    started = start(workdir, count=2)
+    wait_until(has_logged(workdir))
+    if refused == "write":
+        resource.prlimit(started[1].pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    else:
+        folder.rename(parked)
+        folder.write_text("")
+    wait_until(lambda: "was not written" in started[0].out.read_text())
+    if refused == "write":
+        resource.prlimit(started[1].pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    else:
+        folder.unlink()
+        parked.rename(folder)
+    codes = starter.finish(started)
+    stdout, stderr = told_by(started)
+    assert codes == [0, 0], stderr
+    told = {"write": "File too large", "folder": "Not a directory"}[refused]
+    assert f"of step 4 was not written: {told}; training goes on" in stdout[0]
+    assert not any(stderr)
+    for digest in ("student_digest", "teacher_digest", "optimizer_digest"):
+        assert result_of(workdir)[digest] == result_of(expected)[digest]
 
 
 def test_a_failure_of_one_process_ends_all_with_its_reason(inputs, alone, run):
@@ -328,10 +367,7 @@ def test_asked_to_stop_all_processes_save_at_one_step(alone, start, starter):
     workdir = alone.parent / "stopped"
     flags = ["--config.epochs=20", "--config.eval_every_epochs=20"]
     started = start(workdir, *flags, count=2)
-    log = workdir / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(has_logged(workdir))
     os.kill(started[1].pid, signal.SIGTERM)
     codes = starter.finish(started)
     stdout, stderr = told_by(started)

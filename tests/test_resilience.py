@@ -113,11 +113,10 @@ def test_workers_that_die_and_those_of_a_run_that_dies(config, tmp_path):
     wait_for(process, has_logged(workdir, 21))
     os.kill(workers_of(process)[0], signal.SIGKILL)
     code, _, stderr = finish(process)
-    assert code == 2, stderr
+    assert code == 75, stderr
     assert stderr.startswith("error: a process that makes batches"), stderr
-    # Python tells of shared memory that the killed one left.
-    assert "ended with exit code -9" in stderr.splitlines()[0]
-    assert "Traceback" not in stderr
+    assert "ended with exit code -9" in stderr
+    assert len(stderr.splitlines()) == 1, stderr
     process = begin(config, workdir, *flags)
     wait_for(process, lambda: len(workers_of(process)) == 2)
     workers = workers_of(process)
@@ -242,10 +241,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(config, undisturbed, tmp_
     workdir = tmp_path / "run"
     process = begin(config, workdir)
     wait_for(process, has_logged(workdir, 21))
-    limit_file_size(process, 100)
-    # Of the checkpoint of step 80 a folder is all that can be made.
-    wait_for(process, lambda: any(p.name[:2] == "80" for p in (workdir / "checkpoints").iterdir()))
-    time.sleep(0.3)
+    limit_file_size(process, 20_000)  # room for log lines, and to begin a checkpoint
+    wait_for(process, has_logged(workdir, 91))  # the checkpoint of step 80 was to be written
     limit_file_size(process, resource.RLIM_INFINITY)
     code, stdout, stderr = finish(process)
     assert code == 0, stderr

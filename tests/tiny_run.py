@@ -1,6 +1,5 @@
 """A random little CLIP, random images and a config: a whole run that takes seconds."""
 
-import clip_checkpoints
 import jax
 import numpy as np
 from PIL import Image
@@ -30,6 +29,8 @@ SPEC = ClipSpec(
 
 def write_checkpoint(folder, *, spec=SPEC):
     """A converted checkpoint with random weights."""
+    import clip_checkpoints  # and torch, seconds that no process needs which reads the config
+
     vision = VisionTransformer(spec.vision, spec.embed_dim)
     text = TextTransformer(spec.text, spec.embed_dim)
     image = np.zeros((1, spec.vision.image_size, spec.vision.image_size, 3), np.float32)

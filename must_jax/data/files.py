@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
-from must_jax.errors import UserError, one_line
+from must_jax.errors import UserError, print_line
 from must_jax.local_files import open_regular, read_bytes, too_large
 
 _T = TypeVar("_T")
@@ -294,7 +294,7 @@ def tell_seldom(topic: str, text: str) -> None:
     now = time.monotonic()
     if now - _last_told.get(topic, -_SILENCE) >= _SILENCE:
         _last_told[topic] = now
-        print(one_line(text), file=sys.stderr, flush=True)
+        print_line(text, file=sys.stderr)
 
 
 def reason(error: OSError) -> str:

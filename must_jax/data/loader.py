@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 
 import grain
@@ -11,9 +12,12 @@ import numpy as np
 from absl import flags
 
 from must_jax.data import worker
-from must_jax.errors import UserError
+from must_jax.errors import EXIT_STOPPED, UserError
 
 Batch = dict[str, np.ndarray]
+# A batch that a worker was about to hand over when it ended is freed at the end of the run, by a
+# process of Python's that would tell of it.
+_QUIET = "ignore:resource_tracker:UserWarning"
 
 
 def failures(batch: Batch) -> dict[int, str]:
@@ -23,7 +27,9 @@ def failures(batch: Batch) -> dict[int, str]:
 
 
 class LostWorkerError(UserError):
-    """A process that makes batches has ended by itself, or was killed."""
+    """A process that makes batches has ended by itself, or was killed; the run may go on later."""
+
+    exit_code = EXIT_STOPPED
 
 
 class ProcessRows(grain.MapDataset):
@@ -76,6 +82,8 @@ class Loader:
         """
         self._length = len(examples) // batch_size
         if num_workers:
+            if _QUIET not in sys.warnoptions:
+                sys.warnoptions.append(_QUIET)
             if not flags.FLAGS.is_parsed():
                 # Grain hands its flags on to its workers, and can't when there are none: a
                 # caller that is no absl program gets the defaults.
@@ -123,7 +131,8 @@ class Loader:
             raise LostWorkerError(
                 f"a process that makes batches (config.loader.num_workers) ended with exit code "
                 f"{ended[1]}; where it is -9, it was killed, for want of memory most often, of "
-                "which fewer such processes need less"
+                "which fewer such processes need less; the same command goes on from its last "
+                "checkpoint"
             ) from error
 
     def __enter__(self) -> Loader:

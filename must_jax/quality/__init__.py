@@ -10,7 +10,7 @@ all classes; maximising it of two views of the same images is how IIC learns cla
 that agree, are diverse and wrong: for that, agreement with zero-shot CLIP is measured.
 """
 
-from must_jax.quality.judgement import Alarm, alarms, choose
+from must_jax.quality.judgement import Alarm, alarms, choose, ranking
 from must_jax.quality.measures import ClassifierQuality, ProbePredictions, Quality, measure
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "alarms",
     "choose",
     "measure",
+    "ranking",
 ]

@@ -145,21 +145,27 @@ def alarms(history: Sequence[Quality], *, class_names: Sequence[str] | None = No
     return [alarm for alarm in rung if alarm]
 
 
-def choose(history: Sequence[Quality]) -> int:
-    """The evaluation whose teacher to take, chosen without labels, as an index into the history.
+def ranking(history: Sequence[Quality]) -> list[int]:
+    """Indices of the evaluations, by whose teacher to take, judged without labels; best first.
 
-    The one with the largest `consensus` among those without an alarm, or among all where every one
-    has an alarm; the last of equal ones. Never one without numbers, if there is another.
-
-    Raises:
-      ValueError: there are no evaluations.
+    Those without an alarm come before all others, and those without numbers last; then the larger
+    `consensus` counts, and of equal ones the later.
     """
-    if not history:
-        raise ValueError("there is no evaluation to choose from")
 
     def rank(index: int) -> tuple[bool, bool, float, int]:
         found = alarms(history[: index + 1])
         is_number = not any(alarm.name == "diverged" for alarm in found)
         return not found, is_number, history[index].consensus, index
 
-    return max(range(len(history)), key=rank)
+    return sorted(range(len(history)), key=rank, reverse=True)
+
+
+def choose(history: Sequence[Quality]) -> int:
+    """The evaluation whose teacher to take, the best by `ranking`, as an index into the history.
+
+    Raises:
+      ValueError: there are no evaluations.
+    """
+    if not history:
+        raise ValueError("there is no evaluation to choose from")
+    return ranking(history)[0]
