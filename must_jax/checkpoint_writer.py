@@ -78,10 +78,11 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
-        options = ocp.options.AsyncOptions(timeout_secs=SAVE_SECONDS)
+        context = ocp.Context()
+        context.asynchronous.timeout_secs = SAVE_SECONDS
         self._checkpointer = ocp.training.Checkpointer(
             self._folder,
-            context=ocp.Context(async_options=options),
+            context=context,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=self._kept,
             cleanup_tmp_directories=True,
@@ -161,21 +162,21 @@ class Checkpoints:
     def finish(self) -> str | None:
         """Waits until everything is written; returns why not, or None. All must call it."""
         pending, self._pending = self._pending, None
-        reason = None
-        if isinstance(pending, Exception):
-            reason = _reason(pending)
-        elif pending is not None:
+        failure = pending if isinstance(pending, Exception) else None
+        if pending is not None and failure is None:
             try:
                 pending.result()
             except Exception as error:
-                reason = _reason(error)
-        reasons = [told for told in distributed.gather(reason) if told is not None]
-        if not reasons:
+                failure = error
+        told = failure and [system_error(failure) is None, _reason(failure)]
+        failures = [one for one in distributed.gather(told) if one]
+        if not failures:
             return None
         # A writer that failed remembers a checkpoint that is not there; the next save makes one.
         has_abandoned_threads.set()
         self._close_writer()
-        return reasons[0]
+        # Others have only waited for the one that the system refused something.
+        return min(failures)[1]
 
     def has_failed(self) -> bool:
         """Whether a checkpoint is known to have failed; asks nobody and waits for nothing."""
