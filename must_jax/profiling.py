@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from must_jax.errors import UserError
+from must_jax.errors import UserError, first_line
 
 FOLDER = "profile"  # under the workdir
 SKIPPED, TRACED = 10, 3  # steps, where the flag names none
@@ -101,7 +101,11 @@ def traced(
     def stop() -> None:
         nonlocal running
         running = False
-        jax.profiler.stop_trace()
+        try:
+            jax.profiler.stop_trace()
+        except (OSError, RuntimeError) as error:  # a full disk, most often
+            say(f"the trace of steps {steps.first} to {step} was not written: {first_line(error)}")
+            return
         say(f"trace of steps {steps.first} to {step} is in {folder}; docs/watching.md opens it")
 
     def run(*args: Any) -> Any:

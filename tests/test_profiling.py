@@ -1,6 +1,9 @@
 """Which steps are traced, and that a trace of just those is written."""
 
 import contextlib
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -103,3 +106,24 @@ def test_a_run_that_ends_early_leaves_the_trace_of_what_it_did(run_step, tmp_pat
     with pytest.raises(InterruptedError):
         run(run_step, tmp_path, Steps(2, 9), first_step=0, num_steps=9, failing_at=4)
     assert steps_in(tmp_path / "profile") == {2, 3, 4}
+
+
+def test_a_trace_for_which_the_disk_has_no_room_ends_no_run(tmp_path):
+    """Alone, for JAX counts a trace that was not written as one that goes on."""
+    code = (
+        "import pathlib, sys, jax\n"
+        f"sys.path.append({str(pathlib.Path(__file__).parent)!r})\n"
+        "import test_profiling\n"
+        "from full_disks import files_up_to\n"
+        "step = lambda state: (state + 1, {})\n"
+        "with files_up_to(100):\n"
+        "    told, _ = test_profiling.run(\n"
+        "        step, sys.argv[1], test_profiling.Steps(2, 3), first_step=0, num_steps=5\n"
+        "    )\n"
+        "sys.exit('; '.join(told))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100
+    )
+    assert done.stderr.splitlines()[-1].startswith("the trace of steps 2 to 3 was not written: ")
+    assert "File too large" in done.stderr
