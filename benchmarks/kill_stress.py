@@ -1,7 +1,7 @@
 """Kills training runs at random moments, and compares what they end with, bit for bit.
 
     python benchmarks/kill_stress.py --kills=100
-    python benchmarks/kill_stress.py --kills=30 --processes=2
+    python benchmarks/kill_stress.py --kills=20 --processes=2
 
 A little run (`tests/tiny_run.py`, through `must_jax.main` as a process) is killed with SIGKILL at
 any moment, between steps, in the midst of saving and of evaluating, and started again by the same

@@ -23,7 +23,7 @@ from must_jax.checkpoint import (
     with_checksums,
 )
 from must_jax.errors import UserError, one_line
-from must_jax.local_files import replace_file
+from must_jax.local_files import replace_file, to_disk
 from must_jax.state import TrainState
 
 PROBE_BYTES = 4096  # that each process writes before a checkpoint begins
@@ -100,7 +100,7 @@ class Checkpoints:
             with probe.open("wb") as file:
                 file.write(bytes(PROBE_BYTES))
                 file.flush()
-                os.fsync(file.fileno())
+                to_disk(file.fileno())
         except OSError as error:
             failed = [error.errno, error.strerror]
         with contextlib.suppress(OSError):

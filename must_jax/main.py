@@ -18,13 +18,7 @@ from must_jax import checkpoint_writer, distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
-from must_jax.errors import (
-    EXIT_STOPPED,
-    StoppedError,
-    UserError,
-    flush_output,
-    print_error,
-)
+from must_jax.errors import EXIT_STOPPED, StoppedError, UserError, flush_output, print_error
 from must_jax.inspection.runner import inspect_run
 from must_jax.local_files import local_path
 from must_jax.predict import TREES, Request, predict

@@ -12,7 +12,7 @@ from must_jax.run_notes import RunNotes
 from must_jax.state import TrainState
 
 RETRY_SECONDS = 60.0  # after which a run that goes on tries again
-# Seconds between tries of a checkpoint that a run ends with: less than a period of grace.
+# Seconds between tries of a checkpoint that a run ends with: less than the default period of grace.
 LAST_RETRIES = (1.0, 4.0, 10.0)
 
 

@@ -156,7 +156,7 @@ class _Run:
                 profile, first_step=self.step, num_steps=self._num_steps
             )
             if traced is None:
-                say(f"nothing is left to trace of --profile{f'={profile}' * (profile != 'true')}")
+                say("nothing is traced: the steps that --profile asks for were done before")
         with contextlib.ExitStack() as stack:
             batches = stack.enter_context(
                 self._experiment.train_batches(self._source, mesh=self._mesh, start_step=self.step)

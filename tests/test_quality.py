@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from must_jax.quality import ProbePredictions, Quality, alarms, choose, measure
+from must_jax.quality import ProbePredictions, Quality, alarms, measure, ranking
 from must_jax.quality.measures import classifier_quality, consensus, entropy
 
 NUM_CLASSES = 4
@@ -203,7 +203,7 @@ def test_predictions_that_are_no_numbers_are_told_alone():
         threshold=0.9,
     )
     assert [alarm.name for alarm in alarms([broken])] == ["diverged"]
-    assert choose([evaluation(), broken]) == 0
+    assert ranking([broken, evaluation(), broken])[0] == 1
 
 
 def test_a_teacher_below_the_bound_of_agreement_is_worse_than_zero_shot():
@@ -232,15 +232,13 @@ def told(consensus, *, teacher=BALANCED):
     return dataclasses.replace(evaluation(teacher=teacher, **HALF_SURE), consensus=consensus)
 
 
-def test_the_choice_is_the_most_consensus_among_those_without_an_alarm():
-    assert choose([told(0.3), told(0.6), told(0.5)]) == 1
-    assert choose([told(0.6), told(0.6), told(0.5)]) == 1
+def test_evaluations_rank_by_consensus_and_those_with_an_alarm_come_last():
+    assert ranking([told(0.3), told(0.6), told(0.5)]) == [1, 2, 0]
+    assert ranking([told(0.6), told(0.6), told(0.5)]) == [1, 0, 2]
     collapsed = told(0.9, teacher=np.ones(40, int))
-    assert choose([told(0.3), collapsed, told(0.5)]) == 2
-    assert choose([collapsed, told(0.3), collapsed]) == 1
-    assert choose([collapsed, collapsed]) == 1
-    with pytest.raises(ValueError, match="no evaluation"):
-        choose([])
+    assert ranking([told(0.3), collapsed, told(0.5)]) == [2, 0, 1]
+    assert ranking([collapsed, told(0.3), collapsed]) == [1, 2, 0]
+    assert ranking([]) == []
 
 
 def test_consensus_has_its_closed_forms():

@@ -153,7 +153,9 @@ def test_a_workdir_in_use_is_waited_for_and_then_refused(config, undisturbed, tm
     first = begin(config, workdir)
     wait_for(first, has_logged(workdir, 21))
     first.send_signal(signal.SIGSTOP)  # or it might end before others begin
-    code, stdout, stderr = finish(begin(config, workdir, "--config.grace_seconds=1"))
+    (workdir / "run.lock").chmod(0o444)  # as it is to another user
+    second = begin(config, workdir, "--config.grace_seconds=1", bound_by_modes=True)
+    code, stdout, stderr = finish(second)
     assert code == 2
     in_use = f"{workdir} is in use by process {first.pid} on "
     assert stdout.startswith(in_use)

@@ -158,14 +158,3 @@ def ranking(history: Sequence[Quality]) -> list[int]:
         return not found, is_number, history[index].consensus, index
 
     return sorted(range(len(history)), key=rank, reverse=True)
-
-
-def choose(history: Sequence[Quality]) -> int:
-    """The evaluation whose teacher to take, the best by `ranking`, as an index into the history.
-
-    Raises:
-      ValueError: there are no evaluations.
-    """
-    if not history:
-        raise ValueError("there is no evaluation to choose from")
-    return ranking(history)[0]

@@ -134,7 +134,7 @@ class Quality:
     Attributes:
       zeroshot, student, teacher: each by itself; zero-shot CLIP is the same in all of a run.
       teacher_student, teacher_zeroshot, student_zeroshot: agreement of two.
-      consensus: of teacher and student, what `choose` goes by.
+      consensus: of teacher and student, what `ranking` goes by.
       sure_teacher_zeroshot: agreement on the half of the images that zero-shot CLIP is surest of.
       sure_confidence: zero-shot CLIP's mean confidence there.
       stability: agreement of the teacher with that of the evaluation before; with zero-shot CLIP,

@@ -77,7 +77,7 @@ class Report:
         config: The fields, by their dotted names.
         history: Each metric of metrics.jsonl over epochs.
         evaluations: All of them, in their order.
-        chosen: Which one `quality.choose` chooses; None without any.
+        chosen: The first by `quality.ranking`; None without any.
         trained: Predictions of training images, spread evenly.
         tested: Predictions of the labelled test images, or None.
         surest, least_sure: Training images, by the teacher's confidence.

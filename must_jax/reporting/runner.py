@@ -25,7 +25,7 @@ from must_jax.pages.document import write_page
 from must_jax.predictor import Predictor
 from must_jax.probe import Probe
 from must_jax.progress import say
-from must_jax.quality import Quality, choose
+from must_jax.quality import Quality, ranking
 from must_jax.reporting.history import read_history
 from must_jax.reporting.page import render
 from must_jax.reporting.pictures import failed_images, reconstructions, thumbnails
@@ -164,7 +164,7 @@ def _report(
             steps_per_epoch=len(run.train) // config.batch_size,
         ),
         evaluations=evaluations,
-        chosen=choose([one.quality for one in evaluations]) if evaluations else None,
+        chosen=next(iter(ranking([one.quality for one in evaluations])), None),
         trained=trained,
         tested=tested,
         surest=thumbnails(run.train, trained, surest(confidence, first, count=_SHOWN), **size),
