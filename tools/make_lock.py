@@ -28,7 +28,7 @@ def main() -> int:
         build = pathlib.Path(folder) / "build.txt"
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())
         build.write_text("\n".join(project["build-system"]["requires"]))
-        command = ["uv", "pip", "compile", "pyproject.toml", str(build)]
+        command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", str(build)]
         command += ["--constraint=constraints.txt"]
         command += [f"--extra={name}" for name in ("digits", "plan", "test")]
         command += [f"--override={nowhere}", "--universal", "--python-version=3.11"]
