@@ -1,5 +1,6 @@
 """Compiled programs are kept in the user's cache folder, for the next start."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -10,13 +11,9 @@ import jax
 from must_jax import distributed
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-MAX_BYTES = 4 * 2**30  # the programs that were not used for longest are deleted beyond it
-# JAX's own settings, which a user may have made.
-DEFAULTS = {
-    "jax_compilation_cache_max_size": MAX_BYTES,
-    # Some thirty small programs take half a second of a start together.
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-}
+MAX_BYTES = 4 * 2**30
+LIMIT = "JAX_COMPILATION_CACHE_MAX_SIZE"
+LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def default_folder() -> pathlib.Path:
@@ -33,6 +30,10 @@ def default_folder() -> pathlib.Path:
 def use_compile_cache() -> None:
     """Has JAX keep what it compiles from now on, unless its own variable says where, even nowhere.
 
+    What was not used for longest is deleted first, so that the folder has no more than `MAX_BYTES`,
+    unless JAX's variable sets a limit: JAX looks at all programs whenever it keeps one more, which
+    takes longer than compiling a small one, of which there are thousands where jit is disabled.
+
     Without a folder that can be written, nothing is kept. Of several processes, JAX has the first
     one write; where the others don't see its folder, nothing is kept either: on GPUs, processes
     that compile would wait for one that doesn't. All processes must call it.
@@ -44,10 +45,29 @@ def use_compile_cache() -> None:
         folder = _shared(folder)
     if folder is None:
         return
+    if LIMIT not in os.environ and jax.process_index() == 0:
+        make_room(folder, MAX_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    for name, value in DEFAULTS.items():
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
+    if LEAST_SECONDS not in os.environ:
+        # Some thirty small programs take half a second of a start together.
+        jax.config.update(LEAST_SECONDS.lower(), 0.0)
+
+
+def make_room(folder: pathlib.Path, max_bytes: int) -> None:
+    """Deletes the files in `folder` that were not used for longest, until `max_bytes` are left."""
+    files = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another run has deleted it
+            if path.is_file():
+                told = path.stat()
+                files.append((max(told.st_atime, told.st_mtime), told.st_size, path))
+    excess = sum(size for _, size, _ in files) - max_bytes
+    for _, size, path in sorted(files):
+        if excess <= 0:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+            excess -= size
 
 
 def _writable_folder() -> pathlib.Path | None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from must_jax.compile_cache import default_folder
+from must_jax.compile_cache import default_folder, make_room
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Compiles, and tells where programs are kept and how many of them were found.
@@ -52,7 +52,8 @@ def test_the_next_start_finds_the_programs_of_the_one_before(tmp_path):
     assert first["folder"] == second["folder"] == str(folder)
     assert first["hits"] == 0
     assert second["hits"] > 0
-    assert first["max_bytes"] > 0
+    # JAX would look through all programs at each that it keeps.
+    assert first["max_bytes"] == -1
     # What it holds is run.
     assert folder.stat().st_mode & 0o777 == 0o700
 
@@ -61,10 +62,10 @@ def test_what_a_user_set_stays(tmp_path):
     told = run(
         tmp_path,
         JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"),
-        JAX_COMPILATION_CACHE_MAX_SIZE="-1",
+        JAX_COMPILATION_CACHE_MAX_SIZE="1000000",
     )
     assert told["folder"] == str(tmp_path / "mine")
-    assert told["max_bytes"] == -1
+    assert told["max_bytes"] == 1000000
     assert not (tmp_path / ".cache").exists()
 
 
@@ -83,6 +84,20 @@ def test_a_damaged_entry_is_compiled_anew(tmp_path):
     for path in entries:
         path.write_bytes(path.read_bytes()[:20])
     assert run(tmp_path, warnings=len(entries))["hits"] == 0
+
+
+def test_what_was_used_last_stays(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, written, used in [("old", 1, 2), ("used", 1, 5), ("new", 4, 4), ("older", 1, 1)]:
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (used, written))
+    left = {path.name: path for path in tmp_path.iterdir()}
+    make_room(tmp_path, 400)
+    assert {path.name for path in tmp_path.iterdir()} == left.keys()
+    make_room(tmp_path, 399)
+    assert left.keys() - {path.name for path in tmp_path.iterdir()} == {"older"}
+    make_room(tmp_path, 200)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "used", "new"}
 
 
 def test_the_folder_follows_the_standard(monkeypatch, tmp_path):
