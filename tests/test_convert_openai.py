@@ -304,6 +304,8 @@ def test_an_axis_without_elements_is_refused(name, tmp_path):
         gzip.compress(b"x\na b c\n"),
         gzip.compress(b"x"),
     ],
+    # The bytes have the time in them, and each process of pytest-xdist must name the same tests.
+    ids=["no gzip", "damaged", "other merges", "one line"],
 )
 def test_another_vocabulary_file_is_refused(content, tmp_path):
     (tmp_path / OPENAI_VOCABULARY).write_bytes(content)
