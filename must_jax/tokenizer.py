@@ -73,7 +73,8 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
     """The tokenizer in a folder of Hugging Face files, checked against the text tower.
 
     Raises:
-      UserError: there is none, it is damaged, or it is another vocabulary's.
+      UserError: there is none, it is damaged, or it is another vocabulary's. `encode` raises it
+        where damage shows in a text alone.
     """
     folder = Path(folder)
     tokenizer_files(folder)
@@ -84,8 +85,9 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
         raise
     except Exception as error:
         # The libraries and the native code below them raise many types for damaged files.
-        first_line = str(error).strip().partition("\n")[0]
-        raise UserError(f"{folder}: the tokenizer cannot be loaded ({first_line})") from error
+        raise UserError(
+            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})"
+        ) from error
     if tokenizer.num_tokens != spec.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.num_tokens} tokens, the checkpoint's "
@@ -102,7 +104,21 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
             f"{folder}: the tokenizer ends a text with token {tokenizer.end_id}, the "
             f"checkpoint's text tower looks for {end}; they belong to different checkpoints"
         )
-    return tokenizer
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        try:
+            return tokenizer.encode(texts)
+        except Exception as error:
+            raise UserError(
+                f"{folder}: the tokenizer fails on texts such as {texts[0][:80]!r} "
+                f"({_first_line(error)}); its files are damaged"
+            ) from error
+
+    return dataclasses.replace(tokenizer, encode=encode)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def load_clip_tokenizer(folder: Path) -> Tokenizer:
