@@ -18,6 +18,8 @@ def count_right(
 ) -> jax.Array:
     """Of each class, how many valid images have the largest logit at it, and how many there are.
 
+    An image with a logit of NaN has no largest one.
+
     Args:
       params: the student's or the teacher's.
       batch: `image` (B, R, R, 3) uint8, `label` (B,) int32, `valid` (B,) bool.
@@ -27,7 +29,9 @@ def count_right(
     """
     images = normalize(batch["image"], mean=image_mean, std=image_std)
     logits = encode(model, params, images).logits
-    right = jnp.argmax(logits, axis=-1) == batch["label"]
+    # argmax takes NaN for the largest.
+    has_largest = ~jnp.isnan(jnp.max(logits, axis=-1))
+    right = has_largest & (jnp.argmax(logits, axis=-1) == batch["label"])
     is_label = batch["label"][:, None] == jnp.arange(logits.shape[-1])[None]
     of_class = is_label & batch["valid"][:, None]
     return jnp.stack([jnp.sum(of_class & right[:, None], axis=0), jnp.sum(of_class, axis=0)])

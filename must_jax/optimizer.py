@@ -83,3 +83,13 @@ def make_optimizer(
         scale_by_tree(layer_rates(params, layer_decay=layer_decay)),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def at_step(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """`make_optimizer`'s state with the schedule at `step`, which skipped steps count in.
+
+    They don't count in Adam's moments, whose number of gradients `opt_state` holds too.
+    """
+    return optax.tree.set(
+        opt_state, lambda path, _: path[-1].tuple_name == "ScaleByScheduleState", count=step
+    )

@@ -27,6 +27,11 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
         run's, or its mesh does not divide the batch.
     """
     folder = find_dump(workdir)
+    without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    if without_jit:
+        # Both are compiled all the same, and a value within would be said to come from their line.
+        config = config.copy_and_resolve_references()
+        config.update(grad_accumulation=1, remat="none")
     experiment = build(config)
     mesh = experiment.make_mesh()
     shapes = experiment.student_shapes()
@@ -45,7 +50,6 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     say(f"step {told['step']}, on {name_some(told['images'])}")
     for name in ("params", "teacher_params"):
         _tell_largest(name, getattr(state, name))
-    without_jit = jax.config.jax_disable_jit  # type: ignore[attr-defined]
     jax.config.update("jax_debug_nans", without_jit)
     jax.config.update("jax_debug_infs", without_jit)
     try:

@@ -23,7 +23,7 @@ class TrainState:
       params: the student's parameters.
       teacher_params: their exponential moving average.
       opt_state: the optimizer's.
-      mean_log_probs: (K,), logarithm of the mean prediction up to the last step.
+      mean_log_probs: (K,), logarithm of the mean prediction in this epoch; zeros at its start.
     """
 
     step: jax.Array

@@ -13,6 +13,7 @@ from must_jax import losses
 from must_jax.models import VisionTransformer, encode
 from must_jax.models.layers import take_rows
 from must_jax.models.vit import patchify
+from must_jax.optimizer import at_step
 from must_jax.state import Params, TrainState
 
 Batch = dict[str, jax.Array]
@@ -78,7 +79,7 @@ def in_parts(function: Callable[..., Any], num_parts: int, *arrays: jax.Array) -
     One part runs after the other, and the backward pass keeps no more than its inputs. A part takes
     every `num_parts`-th row, so that a device works on its own rows throughout.
     """
-    parts = [x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in arrays]
+    parts = [x.reshape(len(x) // num_parts, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in arrays]
     if num_parts == 1:
         return jax.tree.map(lambda x: x[None], function(*(x[0] for x in parts)))
     return jax.lax.map(jax.checkpoint(lambda part: function(*part), prevent_cse=False), parts)
@@ -98,7 +99,6 @@ def compute_losses(
     images: jax.Array,
     patch_mask: jax.Array,
     previous_log_probs: jax.Array,
-    restart_average: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, Metrics]]:
     """The training loss of the student on strong views.
 
@@ -107,8 +107,8 @@ def compute_losses(
       teacher_logits: (B, K), the teacher's on the weak views.
       images: (B, R, R, 3) uint8, strong views.
       patch_mask: (B, N) bool, `num_masked` of each row.
-      previous_log_probs: (K,), the fairness average up to the step before.
-      restart_average: () bool, True at the first step of an epoch.
+      previous_log_probs: (K,), the fairness average up to the step before; zeros, which no average
+        is, if there is none yet.
 
     Returns:
       The loss, and beside it the fairness average (K,) and the metrics.
@@ -133,7 +133,7 @@ def compute_losses(
     fair_scale = 1.0
     if model.num_classes >= losses.MOVING_AVERAGE_CLASSES:
         averaged = losses.moving_average_log_probs(log_probs, previous_log_probs)
-        log_probs = jnp.where(restart_average, log_probs, averaged)
+        log_probs = jnp.where(jnp.any(previous_log_probs != 0), averaged, log_probs)
         fair_scale = 1 / (1 - losses.FAIRNESS_MOMENTUM)
 
     terms = {
@@ -171,12 +171,18 @@ def train_step(
 
     Returns:
       The state after the step, and scalars on the device, named as in `compute_losses`. Where the
-      loss or a gradient is not finite, nothing but the state's step changes, on all devices alike.
+      loss, a gradient or the teacher's logits are not finite, nothing but the state's step changes,
+      on all devices alike; the schedules go on with the steps.
     """
 
     def pseudo_label(images: jax.Array) -> jax.Array:
         return encode(model, state.teacher_params, method.normalize(images)).logits
 
+    # The average starts anew with each epoch, and if a step is skipped, with the next.
+    is_first = state.step % method.steps_per_epoch == 0
+    state = dataclasses.replace(
+        state, mean_log_probs=jnp.where(is_first, 0.0, state.mean_log_probs)
+    )
     teacher_logits = whole(in_parts(pseudo_label, method.grad_accumulation, batch["image_weak"]))
 
     (_, (log_probs, metrics)), grads = jax.value_and_grad(compute_losses, has_aux=True)(
@@ -187,15 +193,17 @@ def train_step(
         images=batch["image_strong"],
         patch_mask=batch["patch_mask"],
         previous_log_probs=state.mean_log_probs,
-        restart_average=state.step % method.steps_per_epoch == 0,
     )
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    opt_state = at_step(state.opt_state, state.step)
+    updates, opt_state = optimizer.update(grads, opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     decay = ema_decay(state.step)
     teacher_params = optax.incremental_update(params, state.teacher_params, 1 - decay)
 
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+    # Of a teacher without numbers, no pseudo-label is confident, and the losses are finite.
+    is_finite &= jnp.all(jnp.isfinite(teacher_logits))
     metrics |= {
         "learning_rate": learning_rate(state.step),
         "ema_decay": decay,

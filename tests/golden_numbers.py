@@ -102,7 +102,7 @@ def batch(name: str, step: int) -> dict[str, jax.Array]:
 
 
 def loss_keywords(
-    state: TrainState, keywords: dict[str, Any], batch: dict[str, jax.Array], *, restart: bool
+    state: TrainState, keywords: dict[str, Any], batch: dict[str, jax.Array]
 ) -> dict[str, Any]:
     """What `compute_losses` takes beside the parameters, the teacher being the state's."""
     model = keywords["model"]
@@ -113,7 +113,6 @@ def loss_keywords(
         "images": batch["image_strong"],
         "patch_mask": batch["patch_mask"],
         "previous_log_probs": state.mean_log_probs,
-        "restart_average": jnp.array(restart),
     }
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from must_jax import losses, sharding
+from must_jax.eval_step import count_right
 from must_jax.models import VisionTransformer
 from must_jax.nonfinite import name_some
-from must_jax.optimizer import make_optimizer
+from must_jax.optimizer import cosine_schedule, make_optimizer
 from must_jax.state import init_params, init_state
 from must_jax.train_step import Method, compute_losses, train_step
 
@@ -77,7 +78,6 @@ def _little(dtype, num_classes):
             images=images,
             patch_mask=mask,
             previous_log_probs=jnp.zeros(num_classes),
-            restart_average=jnp.array(True),
         )
 
     return model, method, params, jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -159,6 +159,108 @@ def test_a_step_that_is_not_finite_changes_the_count_of_steps_alone(poison, num_
     after, metrics = step(sharding.replicate(state, mesh), batch)
     assert metrics["is_finite"]
     assert not np.array_equal(after.params["decoder"]["kernel"], kernel)
+
+
+NUM_STEPS = 8
+
+
+def _steps(num_classes, **options):
+    """A first state, a jitted step of a run of `NUM_STEPS`, four an epoch, and its schedule."""
+    model, method, params, _ = _little("float32", num_classes)
+    schedule = cosine_schedule(
+        learning_rate=1e-3, min_learning_rate=1e-5, batch_size=256, num_steps=NUM_STEPS
+    )
+    optimizer = make_optimizer(params, schedule=schedule, weight_decay=0.0, layer_decay=0.65)
+    step = functools.partial(
+        train_step,
+        model=model,
+        method=dataclasses.replace(method, steps_per_epoch=4, **options),
+        optimizer=optimizer,
+        learning_rate=schedule,
+        ema_decay=lambda _: 0.9,
+    )
+    return init_state(params, optimizer=optimizer), jax.jit(step), schedule
+
+
+def _batch(num_masked=4):
+    rng = np.random.default_rng(0)
+    shape = (8, golden.SPEC.image_size, golden.SPEC.image_size, 3)
+    mask = np.zeros((8, golden.SPEC.num_patches), bool)
+    mask[:, :num_masked] = True
+    views = {name: rng.integers(0, 256, shape, np.uint8) for name in ("image_weak", "image_strong")}
+    return views | {"patch_mask": mask}
+
+
+def _skip(step, state):
+    """The state after a step whose gradients are not finite."""
+    decoder = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), state.params["decoder"])
+    poisoned = dataclasses.replace(state, params={**state.params, "decoder": decoder})
+    after, metrics = step(poisoned, _batch())
+    assert not metrics["is_finite"]
+    return dataclasses.replace(after, params=state.params)
+
+
+def test_a_skipped_step_counts_in_the_schedule_and_not_in_the_moments():
+    state, step, schedule = _steps(3)
+    state, _ = step(state, _batch())
+    for _ in range(3):
+        state = _skip(step, state)
+    after, metrics = step(state, _batch())
+    np.testing.assert_allclose(metrics["learning_rate"], schedule(4), rtol=1e-6)
+    adam = after.opt_state[0]
+    assert adam.count == 2
+    mean = adam.mu["classifier"] / (1 - 0.9**2)
+    update = mean / (jnp.sqrt(adam.nu["classifier"] / (1 - 0.999**2)) + 1e-8)
+    moved = state.params["classifier"] - after.params["classifier"]
+    # A difference of parameters of about 1 is rounded to 1e-7; the rates differ by half and more.
+    np.testing.assert_allclose(moved, schedule(4) * update, rtol=1e-3, atol=2e-7)
+    assert schedule(1) > 1.5 * schedule(4)
+
+
+def test_an_average_starts_anew_though_the_first_step_of_an_epoch_is_skipped():
+    state, step, _ = _steps(600)
+    fresh, expected = step(state, _batch())
+    after, metrics = step(_skip(step, state), _batch())
+    np.testing.assert_array_equal(metrics["loss_fair"], expected["loss_fair"])
+    np.testing.assert_array_equal(after.mean_log_probs, fresh.mean_log_probs)
+    # And in a later epoch, where there is an average to be forgotten.
+    late = dataclasses.replace(fresh, step=jnp.int32(4))
+    _, expected = step(late, _batch())
+    _, metrics = step(_skip(step, late), _batch())
+    np.testing.assert_array_equal(metrics["loss_fair"], expected["loss_fair"])
+
+
+def test_a_teacher_without_numbers_is_no_finite_step():
+    state, step, _ = _steps(3)
+    damaged = state.teacher_params["classifier"].at[0, 0].set(jnp.nan)
+    teacher = {**state.teacher_params, "classifier": damaged}
+    after, metrics = step(dataclasses.replace(state, teacher_params=teacher), _batch())
+    assert not metrics["is_finite"]
+    np.testing.assert_array_equal(after.params["classifier"], state.params["classifier"])
+
+
+@pytest.mark.parametrize("grad_accumulation", [1, 2])
+def test_a_step_without_masked_patches(grad_accumulation):
+    state, step, _ = _steps(3, num_masked=0, grad_accumulation=grad_accumulation)
+    _, metrics = step(state, _batch(num_masked=0))
+    assert metrics["is_finite"]
+    assert metrics["loss_mim"] == metrics["loss_align"] == 0
+    assert metrics["loss_self_train"] + metrics["loss_fair"] == metrics["loss"]
+
+
+def test_a_model_without_numbers_is_right_about_no_image():
+    model, method, params, _ = _little("float32", 3)
+    count = functools.partial(
+        count_right, model=model, image_mean=method.image_mean, image_std=method.image_std
+    )
+    batch = {
+        "image": _batch()["image_weak"],
+        "label": np.zeros(8, np.int32),
+        "valid": np.ones(8, bool),
+    }
+    assert count(params, batch).tolist()[1] == [8, 0, 0]
+    params = {**params, "classifier": jnp.full_like(params["classifier"], jnp.nan)}
+    assert count(params, batch).tolist() == [[0, 0, 0], [8, 0, 0]]
 
 
 def test_a_long_batch_is_named_in_short():

@@ -193,7 +193,7 @@ def test_losses_and_parameters_on_a_mesh(sizes):
 def gradients(name):
     """Our gradients at step 0, and the loss."""
     state, keywords = golden.setup(name)
-    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0), restart=True)
+    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0))
     (loss, _), grads = jax.value_and_grad(compute_losses, has_aux=True)(state.params, **rest)
     return loss, grads
 

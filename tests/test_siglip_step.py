@@ -64,7 +64,6 @@ def gradients(params, batch, *, keywords):
         images=batch["image_strong"],
         patch_mask=batch["patch_mask"],
         previous_log_probs=jnp.zeros(NUM_CLASSES),
-        restart_average=jnp.array(True),
     )
 
 

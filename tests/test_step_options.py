@@ -27,7 +27,9 @@ def losses_and_gradients(name, *, grad_accumulation=1, **options):
     model = keywords["model"].clone(**options)
     method = dataclasses.replace(keywords["method"], grad_accumulation=grad_accumulation)
     keywords = keywords | {"model": model, "method": method}
-    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0), restart=False)
+    rest = golden.loss_keywords(state, keywords, golden.batch(name, 0))
+    # As in the midst of an epoch, for the moving average.
+    rest["previous_log_probs"] = jnp.full_like(state.mean_log_probs, -1.0 - np.log(520))
     compute = functools.partial(compute_losses, **rest)
     (_, (_, metrics)), grads = jax.jit(jax.value_and_grad(compute, has_aux=True))(state.params)
     return jax.device_get((metrics, grads))

@@ -25,7 +25,7 @@ def run_one_step(mesh, name="k10"):
 
     @jax.jit
     def gradients(state, batch):
-        rest = golden.loss_keywords(state, keywords, batch, restart=True)
+        rest = golden.loss_keywords(state, keywords, batch)
         return jax.grad(compute_losses, has_aux=True)(state.params, **rest)[0]
 
     grads = gradients(state, batch)
