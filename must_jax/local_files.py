@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import stat
+from typing import BinaryIO, cast
 
 from must_jax.errors import UserError
 
@@ -24,7 +25,10 @@ def open_regular(path: str | os.PathLike[str]) -> io.FileIO:
       OSError: it can't be opened, or is no file but a pipe or a device, of which a read may wait
         or go on for ever.
     """
-    file = io.FileIO(path, "rb", opener=_without_waiting)
+    try:
+        file = io.FileIO(path, "rb", opener=_without_waiting)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name has a NUL character", os.fspath(path)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -40,8 +44,13 @@ def local_path(path: str | os.PathLike[str], *, called: str, advice: str) -> str
       advice: what to do where it is a URL.
 
     Raises:
-      UserError: it is one, of which a folder called `gs:` would be made.
+      UserError: it is one, of which a folder called `gs:` would be made, or it is no Unicode, which
+        the libraries that write checkpoints don't take.
     """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{called}={path} must be a path in UTF-8") from error
     if "://" in os.fspath(path):
         raise UserError(f"{called}={path} must be a local path; {advice}")
     return os.path.expanduser(os.fspath(path))
@@ -86,6 +95,20 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def open_to_write(path: str | os.PathLike[str], mode: str) -> BinaryIO:
+    """Opens a file, "wb" or "r+b", in a folder that may be somebody else's.
+
+    Raises:
+      OSError: it can't be opened, or is a link, through which another file would be overwritten, or
+        a pipe, of which to open it is to wait for who reads.
+    """
+
+    def without_detour(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+
+    return cast(BinaryIO, open(path, mode, opener=without_detour))
+
+
 def replace_file(path: pathlib.Path, data: bytes) -> None:
     """Writes a file, so that after a kill or a power cut it is the old one or the new one.
 
@@ -94,7 +117,7 @@ def replace_file(path: pathlib.Path, data: bytes) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_to_write(temporary, "wb") as file:
             file.write(data)
             file.flush()
             to_disk(file.fileno())

@@ -179,6 +179,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             _CONFIG.value.items()  # a file that is missing says so here
     except UserError:
         raise
+    except SystemExit as ending:
+        if any(re.match(r"--?(help|\?)", argument) for argument in argv[1:]):
+            raise
+        raise UserError(f"the config file does not load: it ends by sys.exit({ending})") from ending
     except flags.Error as error:
         # What a config file raises comes with its traceback; the last line says it.
         *above, last = str(error).strip().splitlines()

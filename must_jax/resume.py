@@ -60,12 +60,13 @@ FREE = {
     "dataset.label_field",
 }
 FREE_SECTIONS = ("mesh.", "loader.", "expected.")
+IMAGES = "training images (SHA-256)"
 # Facts that are digests: what a person calls the content, and the field that says where it lies.
 _CONTENTS = {
     "class names (SHA-256)": ("class names", "dataset.class_names"),
     "templates (SHA-256)": ("templates", "dataset.templates"),
     "descriptions (SHA-256)": ("descriptions", "dataset.descriptions"),
-    "training images (SHA-256)": ("training images", "dataset.train"),
+    IMAGES: ("training images", "dataset.train"),
     "weights (SHA-256)": ("checkpoint's weights", "checkpoint"),
     "tokenizer (SHA-256)": ("checkpoint's tokenizer files", "checkpoint"),
 }
@@ -85,7 +86,7 @@ def run_facts(experiment: Experiment) -> dict[str, Any]:
         "class names (SHA-256)": _sha256(experiment.classes.names),
         "templates (SHA-256)": _sha256(experiment.templates),
         "descriptions (SHA-256)": _sha256(experiment.descriptions),
-        "training images (SHA-256)": names_digest(experiment.train_images),
+        IMAGES: names_digest(experiment.train_images),
         "weights (SHA-256)": _sha256(_sums(experiment.clip_params)),
         "tokenizer (SHA-256)": _tokenizer_digest(experiment.config.checkpoint),
         **{f"checkpoint's {name}": value for name, value in spec.items()},
@@ -189,7 +190,7 @@ def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str =
         say(f"{reason}; passed over for step {restored.step}")
     if which != CHOSEN:
         return restored
-    evaluations = RunNotes(**restored.notes).evaluations
+    evaluations = RunNotes.from_json(restored.notes, path=workdir).evaluations
     if not evaluations:
         raise UserError(f"{workdir} has no evaluation yet to choose a checkpoint by")
     ranked = ranking([Quality.from_json(one["quality"]) for one in evaluations])
@@ -217,7 +218,7 @@ def begin_or_resume(
     fields = json.loads(json.dumps(dict(flat_fields(experiment.config))))
     if complete_steps(workdir):
         restored = read_state(experiment, workdir, mesh=mesh)
-        notes = RunNotes(**restored.notes)
+        notes = RunNotes.from_json(restored.notes, path=workdir)
         _check_same(workdir, notes, facts=facts, fields=fields)
         notes.facts, notes.config = facts, fields
         say(f"resuming {workdir} at step {restored.step} of {num_steps}")

@@ -1,7 +1,9 @@
 """What a run remembers beside its state, from one start to the next."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Self
+
+from must_jax.errors import UserError
 
 LINE = "line"  # what holds a log line among the `pending`
 
@@ -42,5 +44,24 @@ class RunNotes:
     skipped_in_row: int = 0
 
     def json(self) -> dict[str, Any]:
-        """What `RunNotes(**...)` makes them of again."""
+        """What `from_json` makes them of again."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, notes: dict[str, Any], *, path: str) -> Self:
+        """The notes that a checkpoint holds.
+
+        Args:
+          notes: what `json` gave.
+          path: what to call the run in a message.
+
+        Raises:
+          UserError: they have what this version doesn't know.
+        """
+        unknown = notes.keys() - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise UserError(
+                f"{path}: its checkpoint notes {min(unknown)!r}, unknown to this version; use the "
+                "one that wrote it"
+            )
+        return cls(**notes)

@@ -1,21 +1,23 @@
 """The text tower's tokenizer, CLIP's or SigLIP's, from the files of a converted checkpoint."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from must_jax.errors import UserError
+from must_jax.errors import UserError, first_line
 from must_jax.local_files import MAX_TEXT
 from must_jax.models.spec import TextSpec
 
 SENTENCEPIECE = "spiece.model"
+_SAMPLE = "a photo of a caf\u00e9, \u96ea."  # with letters that no small vocabulary has
 FILES = (
     SENTENCEPIECE,
     "tokenizer.json",
@@ -74,20 +76,13 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
 
     Raises:
       UserError: there is none, it is damaged, or it is another vocabulary's. `encode` raises it
-        where damage shows in a text alone.
+        where damage shows in some texts alone.
     """
     folder = Path(folder)
     tokenizer_files(folder)
     is_siglip = spec.pooling == "last_token"
-    try:
+    with _refusing(f"{folder}: the tokenizer cannot be loaded"):
         tokenizer = _load_siglip(folder) if is_siglip else load_clip_tokenizer(folder)
-    except UserError:
-        raise
-    except Exception as error:
-        # The libraries and the native code below them raise many types for damaged files.
-        raise UserError(
-            f"{folder}: the tokenizer cannot be loaded ({_first_line(error)})"
-        ) from error
     if tokenizer.num_tokens != spec.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.num_tokens} tokens, the checkpoint's "
@@ -106,19 +101,22 @@ def load_tokenizer(folder: str | os.PathLike, *, spec: TextSpec) -> Tokenizer:
         )
 
     def encode(texts: list[str]) -> list[list[int]]:
-        try:
+        with _refusing(f"{folder}: the tokenizer is damaged and fails on a text"):
             return tokenizer.encode(texts)
-        except Exception as error:
-            raise UserError(
-                f"{folder}: the tokenizer fails on texts such as {texts[0][:80]!r} "
-                f"({_first_line(error)}); its files are damaged"
-            ) from error
 
+    encode([_SAMPLE])  # while the checkpoint is converted, not when it is used
     return dataclasses.replace(tokenizer, encode=encode)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Says `what` of the many types that the libraries, and native code below them, raise."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the native code's are no Exception
+        raise UserError(f"{what} ({first_line(error)})") from error
 
 
 def load_clip_tokenizer(folder: Path) -> Tokenizer:

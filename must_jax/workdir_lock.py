@@ -79,9 +79,9 @@ class WorkdirLock:
 
     def _open(self, flags: int) -> int:
         try:
-            return os.open(self._path, flags | os.O_NONBLOCK, 0o644)
+            return os.open(self._path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except PermissionError:  # another user's, who may hold it all the same
-            return os.open(self._path, os.O_RDONLY | os.O_NONBLOCK)
+            return os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
 
     def _wait(self, file: int) -> None:
         deadline = time.monotonic() + self._patience_seconds

@@ -171,6 +171,18 @@ def test_bad_records_are_named(tmp_path):
         assert str(error.value) == f"{path}[{record}]: {reason}"
 
 
+def test_a_damaged_first_record_is_an_image_that_cannot_be_read(tmp_path):
+    path = tmp_path / "x.array_record"
+    _write(path, [_example(image=_png(i)) for i in range(3)])
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"IHDR")] ^= 1
+    path.write_bytes(whole)
+    source = open_source(path)
+    with pytest.raises(UndecodableImageError, match=r"x\.array_record\[0\]"):
+        source.read(0)
+    assert source.read(1) == _png(1)
+
+
 def test_array_record_refusals(tmp_path):
     path = tmp_path / "x.array_record"
     assert f"{path} does not exist" in _refusal(path)

@@ -183,6 +183,8 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
     )
     empty = tmp_path / "empty.py"
     empty.write_text("def get_config():\n    pass\n")
+    leaving = tmp_path / "leaving.py"
+    leaving.write_text("import sys\nsys.exit(0)\n")
     commands = {name: ([*base, *flags], told) for name, (flags, told) in REFUSALS.items()}
     commands |= {
         "no config": ([base[1]], "--config is missing"),
@@ -194,6 +196,8 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
         ),
         "override without a config": (["--config.epochs=2", base[1]], "--config"),
         "a config file that returns nothing": ([f"--config={empty}", base[1]], "does not load"),
+        "a config file that ends the program": ([f"--config={leaving}", base[1]], "sys.exit(0)"),
+        "a workdir that is no text": ([base[0], "--workdir=r\udcff"], "must be a path in UTF-8"),
         "a model that the recipe does not have": (
             [f"--config={ROOT}/configs/dtd.py:h14", base[1]],
             "has no model 'h14'; it has b16, l14, b32",

@@ -57,7 +57,7 @@ def test_lines_that_were_refused_before_a_checkpoint_outlive_a_kill(tmp_path):
         notes = RunNotes(facts={}, pending=first.pending())
     assert [LINE in one for one in notes.pending] == [True, *[False] * 5]
     assert steps_of(tmp_path) == [10]
-    read = RunNotes(**json.loads(json.dumps(notes.json())))
+    read = RunNotes.from_json(json.loads(json.dumps(notes.json())), path="")
     for _ in range(2):  # the second time, the file has the line already
         writer = MetricWriter(str(tmp_path), step=25)
         again = progress(writer, pending=read.pending, first_step=25)

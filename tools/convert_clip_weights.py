@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from must_jax.cluster import quiet_tpu_library
 from must_jax.convert import convert
-from must_jax.errors import UserError
+from must_jax.errors import UserError, print_error, print_line
 
 
 def main() -> int:
@@ -45,12 +45,12 @@ def main() -> int:
             overwrite=args.overwrite,
         )
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(str(error))
         return 2
     except MemoryError:
-        print(f"error: {args.source}: there is not enough memory for it", file=sys.stderr)
+        print_error(f"{args.source}: there is not enough memory for it")
         return 2
-    print(f"{summary} -> {args.target}")
+    print_line(f"{summary} -> {args.target}")
     return 0
 
 

@@ -45,16 +45,23 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def _plain(path: str) -> str:
+    """The path that a `file://` URL is of; others as they are."""
+    protocol, separator, rest = path.partition("://")
+    return rest if separator and protocol in ("file", "local") else path
+
+
 def absolute(path: str | os.PathLike[str]) -> str:
-    """A path with `~` and the working folder filled in; a URL as it is."""
-    path = os.fspath(path)
+    """A path with `~` and the working folder filled in; a URL as it is, but of local files."""
+    path = _plain(os.fspath(path))
     if is_remote(path):
         return path.rstrip("/")
     return os.path.abspath(os.path.expanduser(path))
 
 
 def join(folder: str, path: str) -> str:
-    """`path` as seen from `folder`; absolute ones and URLs as they are."""
+    """`path` as seen from `folder`; absolute ones and URLs as they are, but of local files."""
+    path = _plain(path)
     if is_remote(path) or os.path.isabs(path):
         return path
     return f"{folder}/{path}"

@@ -13,10 +13,19 @@ _VERSION = ".version"  # beside a copy: what the file system tells a file's stat
 
 
 def place_of(url: str) -> str:
-    """Where the copy of a URL lies, whether it is there or not: below `~/.cache/must_jax`."""
+    """Where the copy of a URL lies, whether it is there or not: below `~/.cache/must_jax`.
+
+    Raises:
+        UserError: A part of it would lead out of there.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     protocol, _, path = url.partition("://")
-    return os.path.join(cache, "must_jax", protocol, *path.strip("/").split("/"))
+    parts = [protocol, *path.strip("/").split("/")]
+    if {"", ".", ".."} & set(parts) or "\0" in url:
+        raise UserError(
+            f"{url}: of a name with '.', '..' or nothing between slashes, no copy is made"
+        )
+    return os.path.join(cache, "must_jax", *parts)
 
 
 def local_copy(path: str) -> str:

@@ -7,6 +7,7 @@ import pathlib
 from typing import BinaryIO
 
 from must_jax.errors import UserError
+from must_jax.local_files import open_to_write
 
 
 class GrowingFile:
@@ -28,9 +29,9 @@ class GrowingFile:
         self.partial = path.with_name(f"{path.name}.partial")
         self._file: BinaryIO | None = None
         if size is None:
-            self._file = self.partial.open("wb")
+            self._file = open_to_write(self.partial, "wb")
         elif self.partial.exists() or not path.exists():
-            self._file = self.partial.open("r+b")
+            self._file = open_to_write(self.partial, "r+b")
             if self._file.seek(0, os.SEEK_END) < size:
                 raise UserError(f"{self.partial} is shorter than it was; remove it to start anew")
             self._file.seek(size)

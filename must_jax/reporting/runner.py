@@ -32,7 +32,7 @@ from must_jax.reporting.pictures import failed_images, reconstructions, thumbnai
 from must_jax.reporting.predictions import Predictions, predict_all
 from must_jax.reporting.report import Evaluation, Report
 from must_jax.reporting.statistics import least_sure, surest
-from must_jax.resume import read_state
+from must_jax.resume import IMAGES, names_digest, read_state
 from must_jax.run_notes import RunNotes
 from must_jax.state import Params
 
@@ -191,6 +191,10 @@ def report_again(config: ml_collections.ConfigDict, workdir: str) -> None:
             f"{workdir} is at step {restored.step}, and its result.json is of step "
             f"{result['steps']}: train it to its end first"
         )
+    notes = RunNotes.from_json(restored.notes, path=workdir)
+    if notes.facts.get(IMAGES, names_digest(train)) != names_digest(train):
+        say(f"{train.path} has other images than the run had; those that failed are not named")
+        notes = dataclasses.replace(notes, failed_records=[])
     predictor = Predictor(experiment, mesh)
     run = FinishedRun(
         experiment=experiment,
@@ -203,7 +207,7 @@ def report_again(config: ml_collections.ConfigDict, workdir: str) -> None:
         student=restored.state.params,
         teacher=restored.state.teacher_params,
         classifier=None,
-        notes=RunNotes(**restored.notes),
+        notes=notes,
         result=result,
     )
     write_report(run, between_batches=lambda: None)

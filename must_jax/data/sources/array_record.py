@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from must_jax.data.sources.open_files import allow_open_files
 from must_jax.errors import UserError
 
 _OPENING_THREADS = 16
+_FEW = 100  # records, to see what they hold
 
 
 class ArrayRecordShards(ExampleImages):
@@ -75,7 +77,7 @@ class ArrayRecordShards(ExampleImages):
         self._ends = np.array(list(itertools.accumulate(map(len, self._records))), np.int64)
         if not len(self):
             raise UserError(f"{path}: no records in {len(self._shards)} ArrayRecord files")
-        features = parse_example(self._serialized(0))
+        features = parse_example(self._first())
         self._image = ""
         if features is not None:
             blobs = [
@@ -110,6 +112,13 @@ class ArrayRecordShards(ExampleImages):
             UserError: Labels are required, or their feature named, and this record's is none.
         """
         return super().read(record) if self._image else self._serialized(record)
+
+    def _first(self) -> bytes:
+        """The first record that can be read, of a few."""
+        for record in range(min(len(self), _FEW)):
+            with contextlib.suppress(UndecodableImageError):
+                return self._serialized(record)
+        raise UserError(f"{self.path}: damaged; none of its first records can be read")
 
     def _locate(self, record: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._ends, record, side="right"))

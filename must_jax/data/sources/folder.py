@@ -31,6 +31,9 @@ IMAGE_SUFFIXES = (
 )
 
 
+MAX_REVISITS = 10_000  # of folders that links lead to once more
+
+
 class ImageFolder:
     """The images in a folder and everything below it, in the order of their paths.
 
@@ -130,6 +133,8 @@ def _local_paths(root: str) -> Iterator[str]:
     """Paths of the images below `root`, relative to it, with forward slashes."""
     # With each folder, the folders that it lies in: a link to one of them would never end.
     pending: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(root)]))]
+    seen: set[str] = set()
+    revisits = 0
     while pending:
         folder, above = pending.pop()
         full = os.path.join(root, folder)
@@ -141,6 +146,13 @@ def _local_paths(root: str) -> Iterator[str]:
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if _is_folder(entry):
                         real = os.path.realpath(entry.path)
+                        revisits += real in seen
+                        seen.add(real)
+                        if revisits > MAX_REVISITS:
+                            raise UserError(
+                                f"{root}: links lead to the same folders more than "
+                                f"{MAX_REVISITS:,} times, such as {path}; remove them"
+                            )
                         if real not in above:
                             pending.append((path, above | {real}))
                     elif entry.name.lower().endswith(IMAGE_SUFFIXES):

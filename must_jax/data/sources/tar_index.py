@@ -33,6 +33,8 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
+                if archive.offset <= info.offset:
+                    raise UserError(f"{path}: damaged within {info.name}, of {info.size} bytes")
                 if info.issparse() or info.issym() or info.islnk():
                     raise UserError(
                         f"{path}: {info.name} is a link or sparse; pack it whole (tar "
@@ -48,7 +50,7 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
                 yield Member(info.name, info.offset_data, info.size)
             last = archive.offset
     # What the library says of headers that no program writes.
-    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError) as error:
+    except (tarfile.TarError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
         raise UserError(f"{path}: not an uncompressed tar archive, or damaged ({error})") from error
     file.seek(last)
     mark = file.read(tarfile.BLOCKSIZE)

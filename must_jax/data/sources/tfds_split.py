@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 import os
 import re
 from typing import Any
@@ -15,7 +17,10 @@ from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
 from must_jax.data.sources.open_files import allow_open_files
 from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
 from must_jax.errors import UserError
+from must_jax.local_files import read_text
 
+_FEATURES = "features.json"
+_OF_TFDS = "tensorflow_datasets."
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -131,6 +136,7 @@ def _builder(name: str, data_dir: str) -> Any:
     folder = files.absolute(data_dir or constants.DATA_DIR)
     if files.is_remote(folder):
         folder = _copied_notes(name, folder)
+    _check_features(os.path.join(folder, re.split("[/:]", name)[0]))
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
     except registered.DatasetNotFoundError as error:
@@ -155,6 +161,27 @@ def _builder(name: str, data_dir: str) -> Any:
         f"tfds convert_format --dataset_version_dir={builder.data_dir} "
         "--out_file_format=array_record"
     )
+
+
+def _check_features(folder: str) -> None:
+    """Refuses a data set whose features are others than TFDS's: it would import their modules."""
+    for file in sorted(
+        glob.glob(os.path.join(glob.escape(folder), "**", _FEATURES), recursive=True)
+    ):
+        try:
+            pending = [json.loads(read_text(file))]
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{file}: cannot be read ({error})") from error
+        while pending:
+            value = pending.pop()
+            if isinstance(value, dict):
+                for kind in (value.get("pythonClassName"), value.get("type")):
+                    if isinstance(kind, str) and "." in kind and not kind.startswith(_OF_TFDS):
+                        raise UserError(
+                            f"{file}: feature {kind} is none of TFDS's, whose code alone is run"
+                        )
+            if isinstance(value, dict | list):
+                pending += value.values() if isinstance(value, dict) else value
 
 
 def _copied_notes(name: str, data_dir: str) -> str:

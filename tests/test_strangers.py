@@ -1,0 +1,99 @@
+"""Data sets and workdirs of strangers: no code of theirs is run, no file elsewhere is written."""
+
+import io
+import json
+import os
+import tarfile
+
+import pytest
+import tfds_data
+
+from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError
+from must_jax.data.local_copies import place_of
+from must_jax.data.sources import ImageFolder
+from must_jax.data.sources.source import read_image_file
+from must_jax.data.sources.tar_index import members
+from must_jax.data.sources.tfds_split import TfdsSplit
+from must_jax.errors import UserError
+from must_jax.local_files import replace_file
+from must_jax.predictions.growing import GrowingFile
+from must_jax.workdir_lock import LOCK_FILE, WorkdirLock
+
+
+@pytest.mark.slow
+def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
+    builder = tfds_data.write(
+        tmp_path,
+        {"train": [(b"image", 0)]},
+        names={"names": ["a", "b"]},
+        file_format="array_record",
+    )
+    path = builder.data_path / "features.json"
+    changed = json.loads(path.read_text())
+    changed["featuresDict"]["features"]["note"]["pythonClassName"] = "evil.Feature"
+    path.write_text(json.dumps(changed))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"features.json: feature evil.Feature is none of TFDS's"):
+        TfdsSplit("shapes", "train", data_dir=str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["b/../../x", "b/./x", "b//x", "../x", "b/x\0"])
+def test_no_copy_of_a_bucket_leaves_the_cache(key):
+    with pytest.raises(UserError, match="no copy is made"):
+        place_of(f"s3://{key}")
+    assert place_of("s3://b/x").endswith("must_jax/s3/b/x")
+
+
+@pytest.fixture(params=["link", "pipe"])
+def trap(request, tmp_path):
+    """Puts a link to `tmp_path / "precious"`, or a pipe, in a file's place."""
+    (tmp_path / "precious").write_text("precious")
+    lay = {"link": lambda path: path.symlink_to(tmp_path / "precious"), "pipe": os.mkfifo}
+    yield lay[request.param]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_no_file_is_written_through_what_lies_in_its_place(trap, tmp_path):
+    trap(tmp_path / "config.json.tmp")
+    with pytest.raises(OSError, match=r"config\.json\.tmp"):
+        replace_file(tmp_path / "config.json", b"{}")
+    for size in (None, 3):
+        trap(tmp_path / f"{size}.csv.partial")
+        with pytest.raises((OSError, UserError), match=r"csv\.partial|not seekable"):
+            GrowingFile(tmp_path / f"{size}.csv", size=size)
+    trap(tmp_path / LOCK_FILE)
+    with WorkdirLock(str(tmp_path), patience_seconds=0) as lock:
+        lock.take()
+
+
+def test_names_that_no_file_can_have_are_images_that_cannot_be_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in ("/a\0.png", "file:///a\0.png", f"file://{tmp_path}/pipe.png"):
+        with pytest.raises(UndecodableImageError):
+            read_image_file(files.join(str(tmp_path), path))
+
+
+def test_links_to_folders_of_links_come_to_an_end(tmp_path):
+    for level in range(40):
+        (tmp_path / f"{level}").mkdir()
+        for name in "ab":
+            (tmp_path / f"{level}" / name).symlink_to(tmp_path / f"{level + 1}")
+    with pytest.raises(UserError, match="links lead to the same folders more than"):
+        ImageFolder(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, b"Z"])
+def test_a_tar_member_of_negative_size_is_damage(tmp_path, kind):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    header = bytearray(packed.getvalue())
+    header[124:136] = (2**96 - 512).to_bytes(12, "big")
+    header[156:157] = kind
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header[:512])
+    with pytest.raises(UserError, match=r"damaged|not an uncompressed tar"):
+        list(members(io.BytesIO(bytes(header)), path="loop.tar"))
