@@ -1,6 +1,8 @@
 """The report of whole runs on a random little CLIP: its numbers are the run's."""
 
 import json
+import math
+import os
 import shutil
 
 import jax
@@ -23,6 +25,7 @@ from must_jax.errors import UserError
 from must_jax.experiment import build
 from must_jax.models import encode
 from must_jax.reporting import runner
+from must_jax.reporting.history import read_history
 from must_jax.resume import read_state
 from must_jax.train import train
 
@@ -252,6 +255,55 @@ def test_a_run_that_has_not_ended_has_no_report(labelled, tmp_path):
     (copy / "result.json").write_text(json.dumps(result | {"steps": 99}))
     with pytest.raises(UserError, match=r"is at step 8, and its result\.json is of step 99"):
         runner.report_again(fields, str(copy))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[" * 100_000,
+        "pipe",
+        {"eval_metric": "worst"},
+        {"seconds": "x"},
+        {"teacher_top1": "x"},
+        {"student_digest": None},
+    ],
+)
+def test_a_result_that_no_run_wrote_is_refused(labelled, tmp_path, content):
+    fields, _, result = labelled
+    path = tmp_path / "result.json"
+    if content == "pipe":
+        os.mkfifo(path)
+    else:
+        text = json.dumps(result | content) if isinstance(content, dict) else content
+        path.write_text(text)
+    with pytest.raises(UserError, match=r"result\.json"):
+        runner.report_again(fields, str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"step": 1{"0" * 400}, "a": 1}}'])
+def test_lines_that_no_run_wrote_are_passed_over(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"step": 4, "a": 1.5, "b": 1e308}}\n')
+    history = read_history(path, steps_per_epoch=2)
+    assert history["a"][-1] == (2.0, 1.5)
+    assert math.isnan(history["b"][-1][1])
+    path.unlink()
+    os.mkfifo(path)
+    assert read_history(path, steps_per_epoch=2) == {}
+
+
+def test_images_that_were_removed_since_are_not_taken_for_others(labelled, tmp_path, capsys):
+    fields, workdir, _ = labelled
+    shutil.copytree(workdir, tmp_path / "run")
+    images = tmp_path / "train"
+    shutil.copytree(fields.dataset.train, images)
+    first = min(path for path in images.rglob("*.png"))
+    first.unlink()
+    fields = fields.copy_and_resolve_references()
+    fields.dataset.train = str(images)
+    runner.report_again(fields, str(tmp_path / "run"))
+    assert f"{images} has other images than the run had" in capsys.readouterr().out
 
 
 def test_a_full_disk_does_not_fail_the_run(labelled, monkeypatch, capsys):

@@ -8,6 +8,9 @@ import pathlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from must_jax.local_files import read_bytes
+
+MAX_NUMBER = 1e100  # none of a run's; float32 ends at 3e38, and differences of numbers are drawn
 MAX_POINTS = 160  # of a line; more are averaged, for the page to stay small
 
 Points = Sequence[tuple[float, float]]
@@ -21,7 +24,7 @@ def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Point
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_bytes(path).decode(errors="replace").splitlines()
     except OSError:
         return {}
     for line in lines:
@@ -30,8 +33,10 @@ def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Point
             step = values.pop("step")
             for name, value in values.items():
                 number = math.nan if value is None else float(value)
+                if abs(number) > MAX_NUMBER:
+                    number = math.nan
                 found[name].append((step / steps_per_epoch, number))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             continue
     return {name: thinned(points) for name, points in found.items()}
 

@@ -21,6 +21,7 @@ from must_jax.data.sources import Source
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
 from must_jax.inspection.sheet import Card
+from must_jax.local_files import read_text
 from must_jax.pages.document import write_page
 from must_jax.predictor import Predictor
 from must_jax.probe import Probe
@@ -32,8 +33,10 @@ from must_jax.reporting.pictures import failed_images, reconstructions, thumbnai
 from must_jax.reporting.predictions import Predictions, predict_all
 from must_jax.reporting.report import Evaluation, Report
 from must_jax.reporting.statistics import least_sure, surest
+from must_jax.results import ENDED
 from must_jax.resume import IMAGES, names_digest, read_state
 from must_jax.run_notes import RunNotes
+from must_jax.scores import NOTED
 from must_jax.state import Params
 
 PAGE = "report.html"
@@ -216,9 +219,26 @@ def report_again(config: ml_collections.ConfigDict, workdir: str) -> None:
 def _read_result(workdir: str) -> dict[str, Any]:
     path = os.path.join(workdir, "result.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError, TypeError) as error:
+        result = dict(json.loads(read_text(path)))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); train the run to its end, which writes it"
         ) from error
+    accuracies = [f"{tree}_{metric}" for tree in ENDED for metric in NOTED]
+    wanted: dict[str, Any] = {
+        "steps": int,
+        "seconds": int | float,
+        "skipped_steps": int,
+        "eval_metric": str,
+        "best_by_labels": dict | None,
+        **dict.fromkeys(accuracies, int | float | None),
+        **{f"{name}_digest": str for name in ("student", "teacher", "optimizer")},
+    }
+    for name, kind in wanted.items():
+        if name not in result or not isinstance(result[name], kind):
+            raise UserError(
+                f"{path}: {name} is missing or no {kind}; train the run to its end again"
+            )
+    if result["eval_metric"] not in NOTED:
+        raise UserError(f"{path}: eval_metric is none of {', '.join(NOTED)}")
+    return result
