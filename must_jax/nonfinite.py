@@ -22,7 +22,7 @@ from must_jax.progress import STEPS_AHEAD, say
 from must_jax.state import TrainState
 
 DUMP = "nonfinite"  # folder below the workdir
-NAMED_RECORDS = 8  # of a batch, in the log; the dump has all
+NAMED_RECORDS = 8  # of a batch, in the log beside the numbers of all; the dump has all names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +105,17 @@ class NonFiniteSteps:
             return
         self.count += 1
         self.in_a_row += 1
-        everywhere = [r for theirs in distributed.gather(started.records.tolist()) for r in theirs]
+        gathered = distributed.gather(started.records.tolist())
+        # Processes that share rows have them all.
+        everywhere = list(dict.fromkeys(record for theirs in gathered for record in theirs))
         fetched = jax.device_get(dict(started.metrics))
         values = {name: float(value) for name, value in fetched.items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
+        bad = bad or ["the teacher's logits"]
         names = [self._source.name_of(record) for record in everywhere]
         say(
             f"step {started.step} skipped: {', '.join(bad)} not finite; its images are "
-            f"{name_some(names)}"
+            f"{name_some(names)}, records {' '.join(map(str, everywhere))}"
         )
         if self.in_a_row < self._limit:
             return

@@ -1,5 +1,6 @@
 """Data sets and workdirs of strangers: no code of theirs is run, no file elsewhere is written."""
 
+import functools
 import io
 import json
 import os
@@ -7,11 +8,12 @@ import tarfile
 
 import pytest
 import tfds_data
+from PIL import Image
 
 from must_jax.data import files
-from must_jax.data.decode import UndecodableImageError
+from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
 from must_jax.data.local_copies import place_of
-from must_jax.data.sources import ImageFolder
+from must_jax.data.sources import Classes, ImageFolder
 from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.tar_index import members
 from must_jax.data.sources.tfds_split import TfdsSplit
@@ -23,13 +25,7 @@ from must_jax.workdir_lock import LOCK_FILE, WorkdirLock
 
 @pytest.mark.slow
 def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
-    builder = tfds_data.write(
-        tmp_path,
-        {"train": [(b"image", 0)]},
-        names={"names": ["a", "b"]},
-        file_format="array_record",
-    )
-    path = builder.data_path / "features.json"
+    path = _prepared(tmp_path) / "features.json"
     changed = json.loads(path.read_text())
     changed["featuresDict"]["features"]["note"]["pythonClassName"] = "evil.Feature"
     path.write_text(json.dumps(changed))
@@ -38,6 +34,54 @@ def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"features.json: feature evil.Feature is none of TFDS's"):
         TfdsSplit("shapes", "train", data_dir=str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def _prepared(folder):
+    builder = tfds_data.write(
+        folder,
+        {"train": [(b"image", 0)]},
+        names={"names": ["a", "b"]},
+        file_format="array_record",
+    )
+    return builder.data_path
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (
+            lambda folder: (folder / "label.labels.txt").write_text("a\n"),
+            "it has 2 classes and 1 names",
+        ),
+        (lambda folder: _edit(folder / "dataset_info.json", splits=[]), "has no split 'train'"),
+    ],
+)
+def test_notes_of_tfds_that_do_not_fit(tmp_path, damage, told):
+    damage(_prepared(tmp_path))
+    with pytest.raises(UserError, match=told):
+        TfdsSplit(
+            "shapes",
+            "train",
+            data_dir=str(tmp_path),
+            classes=Classes(["a", "b"]),
+            labels="required",
+        )
+
+
+def _edit(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused():
+    encoded = io.BytesIO()
+    Image.new("L", (64, 64)).save(encoded, "JPEG", progressive=True)
+    data = encoded.getvalue()
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode_pixels(data[:-2] + 50 * scan + data[-2:], name="x", smallest_side=8).shape
+    bomb = data[:-2] + 100 * scan + data[-2:]
+    for decode in (decode_image, functools.partial(decode_pixels, smallest_side=8)):
+        with pytest.raises(UndecodableImageError, match="more than 100 scans"):
+            decode(bomb, name="x")
 
 
 @pytest.mark.parametrize("key", ["b/../../x", "b/./x", "b//x", "../x", "b/x\0"])

@@ -57,6 +57,9 @@ def _hush() -> None:
 
 _hush()
 
+_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # what a JPEG and each of its scans start with
+MAX_SCANS = 100  # of a JPEG; progressive ones have ten or so, and their thumbnails too
+
 
 class UndecodableImageError(Exception):
     """An image that is missing, unreadable or of no use.
@@ -99,6 +102,7 @@ def decode_image(data: bytes, *, name: str) -> Image.Image:
     """
     if not data:
         raise UndecodableImageError(name, "empty")
+    _check_scans(data, name)
     try:
         with open_image(data) as image:
             if math.prod(image.size) <= LARGE:
@@ -132,12 +136,19 @@ def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
     Raises:
         UndecodableImageError: As by `decode_image`.
     """
+    _check_scans(data, name)
     try:
         pixels = _jpeg_pixels(data, smallest_side)
     # The fast way takes no file with the slightest flaw; Pillow mends it or tells what it is.
     except Exception:
         pixels = None
     return np.asarray(decode_image(data, name=name)) if pixels is None else pixels
+
+
+def _check_scans(data: bytes, name: str) -> None:
+    """Refuses a JPEG that is decoded hundreds of times over: each scan takes all pixels' time."""
+    if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
+        raise UndecodableImageError(name, f"more than {MAX_SCANS} scans")
 
 
 def _jpeg_pixels(data: bytes, smallest_side: int) -> np.ndarray | None:

@@ -16,9 +16,10 @@ from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
 from must_jax.data.sources.open_files import allow_open_files
 from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
-from must_jax.errors import UserError
+from must_jax.errors import UserError, first_line
 from must_jax.local_files import read_text
 
+MAX_CLASSES = 10_000_000
 _FEATURES = "features.json"
 _OF_TFDS = "tensorflow_datasets."
 _SHARD = re.compile(r"-\d+-of-\d+$")
@@ -68,11 +69,13 @@ class TfdsSplit(ExampleImages):
         builder = _builder(name, data_dir)
         try:
             stored = builder.info.splits[split].file_instructions
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             known = ", ".join(
                 f"{one} of {info.num_examples}" for one, info in builder.info.splits.items()
             )
             raise UserError(f"{name} (TFDS) has no split {split!r}; it has {known}") from error
+        except Exception as error:
+            raise UserError(f"{self.path}: its notes are damaged ({first_line(error)})") from error
         if min((one.take for one in stored), default=0) <= 0:
             raise UserError(f"{self.path}: no images in this split")
         parts = [(os.fspath(one.filename), one.skip, one.take) for one in stored]
@@ -234,17 +237,22 @@ def _match(feature: Any, classes: Classes, path: str) -> list[int] | None:
     count = feature.num_classes or 0
     if not count:
         return None
-    found = [classes.find(name) for name in feature.names]
+    if count > MAX_CLASSES:
+        raise UserError(f"{path}: more than {MAX_CLASSES:,} classes")
+    names = list(feature.names)
+    if len(names) != count:
+        raise UserError(f"{path}: damaged, it has {count} classes and {len(names)} names")
+    found = [classes.find(name) for name in names]
     known = [label for label in found if label is not None]
     if len(known) == count:
         return known
-    if list(feature.names) == [str(label) for label in range(count)]:
+    if names == [str(label) for label in range(count)]:
         # No names of its own: what counts is the order.
         if count == len(classes):
             return list(range(count))
         raise UserError(f"{path} has {count} unnamed classes, and there are {len(classes)} here")
     first = found.index(None)
     raise UserError(
-        f"{path}: its class {first}, {feature.names[first]!r}, is none of the class names; "
-        f"nearest: {classes.nearest(feature.names[first])!r}"
+        f"{path}: its class {first}, {names[first]!r}, is none of the class names; "
+        f"nearest: {classes.nearest(names[first])!r}"
     )
