@@ -51,7 +51,7 @@ def _prepared(folder):
     [
         (
             lambda folder: (folder / "label.labels.txt").write_text("a\n"),
-            "it has 2 classes and 1 names",
+            "has 2 classes and 1 names",
         ),
         (lambda folder: _edit(folder / "dataset_info.json", splits=[]), "has no split 'train'"),
     ],
