@@ -15,9 +15,11 @@ from absl import logging
 from must_jax.errors import UserError, first_line
 from must_jax.local_files import MAX_TEXT
 from must_jax.models.spec import TextSpec
+from must_jax.tokenizer_pipeline import check_pipeline
 
 SENTENCEPIECE = "spiece.model"
 _SAMPLE = "a photo of a caf\u00e9, \u96ea."  # with letters that no small vocabulary has
+_MOST_TOKENS = 64  # of a letter, which has four bytes at most
 FILES = (
     SENTENCEPIECE,
     "tokenizer.json",
@@ -176,6 +178,7 @@ def _load_siglip(folder: Path) -> Tokenizer:
     elif (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer as FastTokenizer
 
+        check_pipeline(folder / "tokenizer.json")  # of CLIP's, the vocabulary alone is used
         fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
         fast.no_padding()
         fast.no_truncation()
@@ -190,8 +193,15 @@ def _load_siglip(folder: Path) -> Tokenizer:
         _special_id(config.get(name), default, ids=ids, where=f"{folder}: {name}")
         for name, default in (("eos_token", end), ("pad_token", pad))
     )
+
+    def encode(text: str) -> list[int]:
+        tokens = split(clean(text))
+        if len(tokens) > _MOST_TOKENS * (len(text) + 1):
+            raise ValueError(f"it makes {len(tokens)} tokens of {len(text)} letters")
+        return [*tokens, end_id]
+
     return Tokenizer(
-        encode=lambda texts: [[*split(clean(text)), end_id] for text in texts],
+        encode=lambda texts: [encode(text) for text in texts],
         num_tokens=len(ids),
         largest_id=max(ids.values()),
         end_id=end_id,

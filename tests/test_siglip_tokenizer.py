@@ -137,6 +137,87 @@ def test_unusable_files_are_refused(tmp_path, name, content, message):
     assert "\n" not in str(error.value)
 
 
+def _replace(content, **pattern):
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # 2 ** 12 letters for each "a".
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [_replace("aa", String="a")] * 12}},
+            "make a text 4.1e[+]03 times as long",
+        ),
+        ({"normalizer": _replace("x" * 2000, Regex=".")}, "make a text 2e[+]03 times as long"),
+        ({"normalizer": _replace("x", String="")}, "the pattern '' is none"),
+        ({"normalizer": _replace("x", Regex="(a+)+b")}, "might take hours"),
+        ({"normalizer": _replace("x", Regex="a*a*a*a*b")}, "might take hours"),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {
+                            "type": "Split",
+                            "pattern": {"Regex": r"(\s|\s)+x"},
+                            "behavior": "Isolated",
+                            "invert": False,
+                        }
+                    ],
+                }
+            },
+            "might take hours",
+        ),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}}, "18 steps"),
+        ({"normalizer": ["x"]}, "damaged"),
+        ({"normalizer": {"type": "Sequence", "normalizers": "xy"}}, "damaged"),
+    ],
+)
+def test_what_would_take_hours_gigabytes_or_chance_is_refused(folders, tmp_path, changes, message):
+    _, spec = _gemma(folders, tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as error:
+        load_tokenizer(tmp_path, spec=spec)
+    assert str(tmp_path / "tokenizer.json") in str(error.value)
+
+
+def test_dropout_is_refused(folders, tmp_path):
+    saved, spec = _gemma(folders, tmp_path)
+    _gemma(folders, tmp_path, model=saved["model"] | {"dropout": 0.5})
+    with pytest.raises(UserError, match="its model has dropout"):
+        load_tokenizer(tmp_path, spec=spec)
+
+
+def test_what_siglips_files_do_to_a_text_is_no_harm(folders, tmp_path):
+    """The steps that transformers writes for either family."""
+    punctuation = r"[!\"\#\$%\&'\(\)\*\+,\-\.:;=\?@\[\\\]\^_`\{\|\}\~]"
+    steps = [
+        {"type": "Lowercase"},
+        _replace("", Regex=punctuation),
+        _replace(" ", Regex=r"\s+"),
+        {"type": "Strip", "strip_left": True, "strip_right": True},
+        _replace(" ", Regex=" {2,}"),
+        _replace("▁", String=" "),
+    ]
+    _, spec = _gemma(folders, tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GemmaTokenizer"}')
+    assert load_tokenizer(tmp_path, spec=spec).encode(["The cat!", "the  cat"])
+
+
+def test_a_vocabulary_that_makes_thousands_of_tokens_of_a_letter_is_refused(folders, tmp_path):
+    steps = [_replace("b" * 9, String="a"), _replace("c" * 99, String="b")]
+    _, spec = _gemma(folders, tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
+    with pytest.raises(UserError, match=r"is damaged and fails on a text \(it makes"):
+        load_tokenizer(tmp_path, spec=spec).encode(["aaaa"])
+
+
+def _gemma(folders, tmp_path, **changes):
+    folder, _, spec = folders["siglip2"]
+    saved = json.loads((folder / "tokenizer.json").read_text()) | changes
+    (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
+    return saved, spec
+
+
 def test_another_checkpoints_tokenizer_is_refused(folders):
     with pytest.raises(UserError, match="400 tokens, the checkpoint's vocabulary 45"):
         load_tokenizer(folders["siglip2"][0], spec=SPEC)
