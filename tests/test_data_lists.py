@@ -211,9 +211,15 @@ def test_parquet_refusals(tmp_path):
     path = tmp_path / "l.parquet"
     for columns, expected in [
         ({"other": ["a.jpg"]}, r"no column has a usual name for images; it has 'other'"),
-        ({"image": [{"bytes": b"x"}]}, r"row 1: column 'image' has a value of type dict"),
+        ({"image": [{"bytes": b"x"}]}, r"column 'image' has values of type struct<bytes: binary>"),
         ({"path": ["a.jpg", None], "label": [0, 0]}, r"row 2: column 'path' has nothing"),
-        ({"path": ["a.jpg"], "label": [0.5]}, r"row 1: column 'label' has a value of type float"),
+        ({"path": ["a.jpg"], "label": [0.5]}, r"column 'label' has values of type double"),
+        ({"path": ["a.jpg"], "label": [True]}, r"column 'label' has values of type bool"),
+        # No date of Python's.
+        (
+            {"path": ["a.jpg"], "label": pa.array([2**31 - 1], pa.date32())},
+            r"column 'label' has values of type date32",
+        ),
         ({"path": ["a.jpg", "b.jpg"], "label": [0, None]}, r"row 2: no label"),
         ({"path": ["a.jpg"], "label": [3]}, r"row 1: label 3 is not from 0 to 2"),
     ]:
@@ -249,6 +255,36 @@ def test_classes_that_are_called_by_numbers(tmp_path, numbers):
 )
 def test_cells_without_end(tmp_path, text, expected):
     assert _refusal(tmp_path / "l.csv", text).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"path": ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes; 131072 are the most"),
+        ({"path": ["a"] + ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes"),
+        ({"path": ["x" * 100_000] * 6000}, "bytes stand for more than 16 MiB"),
+        ({"path": ["a"] * 60, "label": ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes"),
+        ({"path": ["a"] * 4_000_000}, "4000000 rows in"),
+    ],
+)
+def test_a_parquet_bomb(tmp_path, columns, expected):
+    path = tmp_path / "l.parquet"
+    rows = len(columns["path"])
+    pq.write_table(pa.table(columns), path, compression="brotli", row_group_size=rows)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(UserError, match=rf"not a Parquet file that can be read .*{expected}"):
+        open_source(path, classes=CLASSES)
+
+
+def test_a_long_list_in_groups_of_rows_keeps_its_order(tmp_path):
+    names = [f"folder/of/images/{i:06d}.jpg" for i in range(20_000)]
+    table = pa.table(
+        {"path": names, "label": pa.array(["cat", "snail"] * 10_000).dictionary_encode()}
+    )
+    pq.write_table(table, tmp_path / "l.parquet", row_group_size=7_000)
+    source = open_source(tmp_path / "l.parquet", classes=CLASSES)
+    assert _names(source) == [str(tmp_path / name) for name in names]
+    assert source.labels.tolist() == [0, 2] * 10_000
 
 
 def test_ill_formed_parquet(tmp_path):

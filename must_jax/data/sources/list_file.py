@@ -7,10 +7,12 @@ import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from must_jax.data import files
 from must_jax.data.sources.classes import Classes, Labels, index_labels
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
+from must_jax.data.sources.parquet_cells import parquet_cells
 from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
 from must_jax.errors import UserError
@@ -161,33 +163,39 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        fields = file.schema_arrow.names
-        image = find_field(fields, named=image_field, usual=IMAGE_FIELDS)
+        schema = pq.read_schema(pa.BufferReader(data))
+        image = find_field(schema.names, named=image_field, usual=IMAGE_FIELDS)
         if image is None:
-            raise no_image_field(path, fields, named=image_field, what="column")
-        label = find_field(fields, named=label_field, usual=LABEL_FIELDS)
-        table = file.read(columns=[image, label] if label else [image])
-        paths = table.column(image).to_pylist()
-        labels = table.column(label).to_pylist() if label else None
+            raise no_image_field(path, schema.names, named=image_field, what="column")
+        label = find_field(schema.names, named=label_field, usual=LABEL_FIELDS)
+        types = {name: schema.field(name).type for name in (image, label) if name}
+        for name, kind in types.items():
+            is_text, is_number = _is_text(kind), pa.types.is_integer(kind)
+            if not (is_text or pa.types.is_null(kind) or (name != image and is_number)):
+                what, field = (
+                    ("a path", "image") if name == image else ("a name or an integer", "label")
+                )
+                raise UserError(
+                    f"{path}: column {name!r} has values of type {kind}, where {what} is expected; "
+                    f"say which column has the {'paths' if name == image else 'labels'} with "
+                    f"config.dataset.{field}_field"
+                )
+        cells = parquet_cells(data, list(types), texts=[n for n, t in types.items() if _is_text(t)])
     # Beside the library's own: names that are there twice, text that is not UTF-8, damage.
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read ({error})") from error
+    paths = cells[image]
     for row, cell in enumerate(paths, start=1):
-        if not isinstance(cell, str) or not cell:
+        if not cell:
             raise UserError(
-                f"{path}, row {row}: column {image!r} has {_kind(cell)}, where a path is expected; "
-                "say which column has the paths with config.dataset.image_field"
+                f"{path}, row {row}: column {image!r} has nothing, where a path is expected; say "
+                "which column has the paths with config.dataset.image_field"
             )
-    for row, cell in enumerate(labels or [], start=1):
-        if not isinstance(cell, str | int | None) or isinstance(cell, bool):
-            raise UserError(
-                f"{path}, row {row}: column {label!r} has {_kind(cell)}, where a name or an "
-                "integer is expected; say which column has the labels with "
-                "config.dataset.label_field"
-            )
-    return Columns(paths, labels, range(1, len(paths) + 1))
+    return Columns(paths, cells[label] if label else None, range(1, len(paths) + 1))
 
 
-def _kind(cell: object) -> str:
-    return "nothing" if cell in (None, "") else f"a value of type {type(cell).__name__}"
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

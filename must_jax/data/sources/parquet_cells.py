@@ -1,0 +1,60 @@
+"""The cells of a Parquet file, of which a few bytes may stand for gigabytes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from typing import Any
+
+_ROWS = 4096  # at a time
+# Bytes of cells that a byte of the file may stand for, and what is allowed to any file. Paths that
+# differ in a number alone come to a hundred.
+_MAX_GROWTH, _ALLOWED = 1000, 2**24
+_MIN_ROW = 8  # bytes, of a row's references
+
+
+def parquet_cells(
+    data: bytes, columns: Sequence[str], *, texts: Sequence[str]
+) -> dict[str, list[Any]]:
+    """The cells of some columns, as Python has them.
+
+    Args:
+        data: The file.
+        columns: Their names, each of which is there once.
+        texts: Those of them that are of text.
+
+    Raises:
+        ValueError: They are out of proportion to the file, or a text to a path.
+        pyarrow.ArrowException, OSError: The file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    limit = _MAX_GROWTH * len(data) + _ALLOWED
+    file = pq.ParquetFile(pa.BufferReader(data))
+    size = _MIN_ROW * file.metadata.num_rows
+    if size > limit:
+        raise ValueError(f"{file.metadata.num_rows} rows in {len(data)} bytes")
+    # A text that is repeated is stored once, and read as often as it is meant.
+    stored = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(texts))
+    cells: dict[str, list[Any]] = {name: [] for name in columns}
+    for group in range(file.metadata.num_row_groups):
+        for batch in stored.iter_batches(batch_size=1, row_groups=[group], columns=list(texts)):
+            for array in batch.columns:
+                _check_lengths(array.dictionary)
+            break
+        for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(columns)):
+            size += batch.nbytes
+            if size > limit:
+                raise ValueError(f"{len(data)} bytes stand for more than {limit >> 20} MiB")
+            for name, values in cells.items():
+                values += batch.column(name).to_pylist()
+    return cells
+
+
+def _check_lengths(texts: Any) -> None:
+    import pyarrow.compute as pc
+
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest > csv.field_size_limit():
+        raise ValueError(f"a cell of {longest} bytes; {csv.field_size_limit()} are the most")
