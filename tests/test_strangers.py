@@ -84,6 +84,54 @@ def test_a_jpeg_of_hundreds_of_scans_is_refused():
             decode(bomb, name="x")
 
 
+def _encoded(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    return file.getvalue()
+
+
+JPEG, PNG, GIF = map(_encoded, ("JPEG", "PNG", "GIF"))
+_EMPTY = b"\0\0\0\0IDAT" + (0x35AF061E).to_bytes(4)  # a chunk of no bytes, and its checksum
+_MANY = 2**21
+
+
+@pytest.mark.parametrize(
+    ("bomb", "few", "reason"),
+    [
+        pytest.param(lambda n: b"P6\n#" + b"x" * n + b"\n1 1\n255\nabc", 1000, "reads", id="ppm"),
+        pytest.param(lambda n: JPEG[:2] + b"\xff" * n + JPEG[2:], 1000, "reads", id="jpeg-fill"),
+        # Pillow copies what came before for each: hours in a quarter of a gigabyte.
+        pytest.param(
+            lambda n: JPEG[:2] + b"\xff\xe1\0\x09Exif\0\0y" * n + JPEG[2:], 99, "EXIF", id="exif"
+        ),
+        pytest.param(
+            lambda n: JPEG[:2] + b"\xff\xfe\0\x03y" * n + JPEG[2:],
+            2000,
+            "reads",
+            id="jpeg-comments",
+        ),
+        pytest.param(lambda n: PNG[:33] + _EMPTY * (n // 2) + PNG[33:], 1000, "reads", id="png"),
+        pytest.param(
+            lambda n: GIF[:-1] + b"\x21\xfe\x01a\0" * n + b";", 1000, None, id="gif-behind"
+        ),
+        pytest.param(
+            lambda n: GIF[: GIF.index(b",")] + b"\x21\xfe\x01a\0" * n + GIF[GIF.index(b",") :],
+            1000,
+            "reads",
+            id="gif-comments",
+        ),
+    ],
+)
+def test_a_file_of_millions_of_pieces_is_refused(bomb, few, reason):
+    for decode in (decode_image, functools.partial(decode_pixels, smallest_side=8)):
+        decode(bomb(few), name="x")
+        if reason is None:  # the first frame is all that is read
+            decode(bomb(_MANY), name="x")
+            continue
+        with pytest.raises(UndecodableImageError, match=rf"x: .*more than \d+ {reason}"):
+            decode(bomb(_MANY), name="x")
+
+
 @pytest.mark.parametrize("key", ["b/../../x", "b/./x", "b//x", "../x", "b/x\0"])
 def test_no_copy_of_a_bucket_leaves_the_cache(key):
     with pytest.raises(UserError, match="no copy is made"):

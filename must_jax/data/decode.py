@@ -57,6 +57,12 @@ def _hush() -> None:
 
 _hush()
 
+# Of a file's header by Pillow, which reads comments, padding and empty pieces byte by byte: with a
+# million a large picture is opened, and in a second.
+MAX_READS = 2**20
+_EXIF = b"Exif\0\0"
+MAX_EXIF = 100  # pieces, each of which Pillow copies with all before it
+_MOST_SEGMENTS = 1000  # before a JPEG's pixels, to look through for one that has EXIF
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # what a JPEG and each of its scans start with
 MAX_SCANS = 100  # of a JPEG; progressive ones have ten or so, and their thumbnails too
 
@@ -165,7 +171,7 @@ def _jpeg_pixels(data: bytes, smallest_side: int) -> np.ndarray | None:
     )
     orientation = None
     if _has_app1(data):
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with Image.open(_Patient(data), formats=("JPEG",)) as image:
             orientation = _orientation(image)
     if orientation in _UPRIGHT:
         return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
@@ -184,18 +190,38 @@ def _buffer(size: int) -> np.ndarray:
 def _has_app1(data: bytes) -> bool:
     """Whether a JPEG may have the segment that EXIF and XMP tell the orientation in."""
     at = 2
-    while data[at] == 0xFF and (0xC0 <= data[at + 1] < 0xD0 or 0xDA < data[at + 1] < 0xFF):
+    for _ in range(_MOST_SEGMENTS):
+        if data[at] != 0xFF or not (0xC0 <= data[at + 1] < 0xD0 or 0xDA < data[at + 1] < 0xFF):
+            break
         if data[at + 1] == 0xE1:
             return True
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     # The pixels follow, if nothing is odd.
-    return data[at : at + 2] != b"\xff\xda"
+    return data[at : at + 2] != _SCAN
+
+
+class _Patient(io.BytesIO):
+    """A file for Pillow that ends its patience with what has it read for minutes."""
+
+    def __init__(self, data: bytes):
+        """Refuses JPEGs of hundreds of EXIF segments."""
+        if data.startswith(_JPEG) and data.count(_EXIF) > MAX_EXIF:
+            raise ValueError(f"more than {MAX_EXIF} EXIF segments")
+        super().__init__(data)
+        self._reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As by `io.BytesIO`, but for the number of calls."""
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise ValueError(f"its header or its pieces take more than {MAX_READS} reads")
+        return super().read(size)
 
 
 def open_image(data: bytes) -> Image.Image:
     """An image of which only the header has been read; Pillow's own errors."""
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(_Patient(data), formats=FORMATS)
     except Image.DecompressionBombError:
         image = _scaled_jpeg(data)
         if image is None:
@@ -206,7 +232,7 @@ def open_image(data: bytes) -> Image.Image:
 def _scaled_jpeg(data: bytes) -> Image.Image | None:
     """A JPEG, set to be decoded within the limit; None for what is no JPEG or can't be."""
     try:
-        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        image = JpegImagePlugin.JpegImageFile(_Patient(data))
     except SyntaxError:
         return None
     # A progressive one is held in memory whole at any scale.
