@@ -162,7 +162,7 @@ def test_files_that_cannot_be_read(read, tmp_path):
     for path in (tmp_path / "nothing.txt", tmp_path):
         with pytest.raises(UserError, match=f"{path}: cannot be read"):
             read(path)
-    with pytest.raises(UserError, match="cannot be read .its name has a NUL character"):
+    with pytest.raises(UserError, match=r"cannot be read \(its name has a NUL character"):
         read(f"{tmp_path}/a\0b.txt")
 
 

@@ -126,3 +126,12 @@ def test_a_folder_with_anything_else_in_it_is_refused(source, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         sort(source, tmp_path / "file", [0])
+
+
+@pytest.mark.parametrize("lay", [os.mkfifo, lambda path: path.write_bytes(b"\xff" * 99)])
+def test_a_mark_that_is_a_pipe_or_damaged(source, tmp_path, lay):
+    sort(source, tmp_path / "sorted", [0])
+    (tmp_path / "sorted" / MARK).unlink()
+    lay(tmp_path / "sorted" / MARK)
+    with pytest.raises(UserError, match=r"not empty|cannot be written"):
+        sort(source, tmp_path / "sorted", [0])

@@ -169,6 +169,105 @@ def test_killed_at_any_moment_the_file_is_the_same_byte_for_byte(ending, tmp_pat
     assert killed > 20
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_killed_again_and_again_at_its_very_end_the_file_is_whole(ending, tmp_path, monkeypatch):
+    expected = write(tmp_path / f"whole.{ending}")._path.read_bytes()
+    path = tmp_path / f"out.{ending}"
+    progress = tmp_path / f"{path.name}.progress.json"
+
+    def killed(self, **_):
+        if self == progress:
+            raise Killed
+        os.unlink(self)
+
+    monkeypatch.setattr(pathlib.Path, "unlink", killed)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            write(path)
+        assert path.read_bytes() == expected
+    monkeypatch.undo()
+    write(path)
+    assert path.read_bytes() == expected
+    assert not progress.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"facts": 3},
+        {"tally": {"images": 20}},
+        {"tally": []},
+        {"bytes": None},
+        {"bytes": -1},
+        {"bytes": 10**30},
+        {"bytes_of_failed": 1.5},
+        *(
+            {"tally": {"images": 5, "failed": 1, "counts": [1, 1, 1, 1], "confidence": 2.0} | one}
+            for one in (
+                {"images": True},
+                {"images": 6},
+                {"failed": -1},
+                {"counts": [4]},
+                {"counts": [0, 0, 0, 4.0]},
+                {"counts": None},
+                {"confidence": float("nan")},
+                {"confidence": 5.0},
+                {"more": 1},
+            )
+        ),
+    ],
+)
+def test_damaged_progress_is_told(tmp_path, damage):
+    output = start(tmp_path / "out.csv")
+    output.add(next(batches()))
+    output.commit()
+    output.close()
+    progress = tmp_path / "out.csv.progress.json"
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | damage))
+    with pytest.raises(UserError, match=r"out\.csv\.progress\.json cannot be read .*remove it and"):
+        start(tmp_path / "out.csv")
+
+
+def test_a_pipe_and_a_link_in_a_files_place(tmp_path):
+    for kind, lay in (("pipe", os.mkfifo), ("link", lambda path: path.symlink_to(tmp_path / "my"))):
+        for name in ("progress.json", "partial", "failed.csv.partial"):
+            path = tmp_path / kind / name / "out.csv"
+            path.parent.mkdir(parents=True)
+            start(path).close()
+            there = path.with_name(f"out.csv.{name}")
+            there.unlink()
+            lay(there)
+            (tmp_path / "my").write_text("mine" * 100)
+            with pytest.raises(UserError, match=r"out\.csv.* cannot be (read|written)"):
+                write(path)
+            assert (tmp_path / "my").read_text() == "mine" * 100
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d[:-9],
+        lambda d: d.replace(b'"path"', b'"pith"', 1),
+        lambda d: d[: d.index(b"\n") + 1],
+        lambda d: d.replace(b": 0.", b": [0].", 1),
+        lambda d: b"\xff" + d[1:],
+        lambda d: b"[" * 99999,
+    ],
+)
+def test_damaged_rows_are_told_and_no_file_is_made_of_them(tmp_path, damage):
+    output = start(tmp_path / "out.parquet")
+    for one in batches():
+        output.add(one)
+    output.commit()
+    partial = tmp_path / "out.parquet.partial"
+    partial.write_bytes(damage(partial.read_bytes()))
+    with pytest.raises(
+        UserError, match=r"out\.parquet\.partial is damaged .*progress\.json to start"
+    ):
+        output.finish()
+    assert not {"out.parquet", "out.parquet.tmp"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_what_was_written_after_the_last_commit_is_cut_off(tmp_path):
     write(tmp_path / "whole.csv")
     output = start(tmp_path / "out.csv")

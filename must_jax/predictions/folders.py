@@ -12,8 +12,9 @@ from typing import Any
 
 from must_jax.data.decode import UndecodableImageError, open_image
 from must_jax.data.sources import IMAGE_SUFFIXES, Source
+from must_jax.data.sources.source import MAX_IMAGE
 from must_jax.errors import UserError
-from must_jax.local_files import local_path
+from must_jax.local_files import MAX_TEXT, local_path, open_to_write, read_bytes, replace_file
 from must_jax.predictions.rows import readable
 
 MARK = ".must_jax_sorting"  # while a folder is being filled
@@ -52,12 +53,11 @@ class ClassFolders:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             now = json.dumps(facts, sort_keys=True)
-            if self._mark.exists() and self._mark.read_text() == now:
+            if self._mark.exists() and read_bytes(self._mark, limit=MAX_TEXT) == now.encode():
                 return
             if any(not path.name.startswith(MARK) for path in self._folder.iterdir()):
                 raise UserError(f"--sort_into={folder} is not empty; give a new folder")
-            self._temporary.write_text(now)
-            self._temporary.rename(self._mark)
+            replace_file(self._mark, now.encode())
         except OSError as error:
             raise self._refusal(error) from error
 
@@ -107,8 +107,9 @@ class ClassFolders:
                 os.link(path, target)
                 return
             except OSError:  # another file system, or one without links, or not permitted
-                data = pathlib.Path(path).read_bytes()
-        self._temporary.write_bytes(data)
+                data = read_bytes(path, limit=MAX_IMAGE)
+        with open_to_write(self._temporary, "wb") as file:
+            file.write(data)
         self._temporary.rename(target)
 
     def _refusal(self, error: OSError) -> UserError:

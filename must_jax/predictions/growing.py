@@ -26,6 +26,7 @@ class GrowingFile:
           OSError: it can't be opened or written.
         """
         self.path = path
+        self._size = size
         self.partial = path.with_name(f"{path.name}.partial")
         self._file: BinaryIO | None = None
         if size is None:
@@ -43,10 +44,10 @@ class GrowingFile:
         if self._file is not None:
             self._file.write(data)
 
-    def sync(self) -> int | None:
-        """Brings all to the disk, and tells how many bytes there are; None for what was moved."""
+    def sync(self) -> int:
+        """Brings all to the disk, and tells how many bytes there are."""
         if self._file is None:
-            return None
+            return self._size or 0
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from must_jax.errors import UserError
-from must_jax.local_files import local_path
+from must_jax.local_files import local_path, read_text, replace_file
 from must_jax.predictions import rows
 from must_jax.predictions.growing import GrowingFile
 from must_jax.predictions.parquet import write_parquet
@@ -49,6 +48,25 @@ class Tally:
     failed: int
     counts: list[int]
     confidence: float
+
+    @classmethod
+    def from_json(cls, value: Any, *, num_classes: int) -> Tally:
+        """What a file says that the tally was.
+
+        Raises:
+          ValueError, TypeError: it can't have been.
+        """
+        tally = cls(**value)
+        numbers = [tally.images, tally.failed, *tally.counts]
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError("its tally has what is no count")
+        known = tally.images - tally.failed
+        if len(tally.counts) != num_classes or sum(tally.counts) != known:
+            raise ValueError("its tally does not add up")
+        # Of each image the largest of K probabilities; a sum of float32's rounding beyond.
+        if type(tally.confidence) is not float or not 0 <= tally.confidence <= 1.001 * known:
+            raise ValueError("its tally has no confidence that can be")
+        return tally
 
     def add(self, predicted: Predicted) -> None:
         """Takes further images."""
@@ -103,10 +121,9 @@ class Output:
         self.tally = Tally(0, 0, [0] * len(class_names), 0.0)
         with self._told():
             if self._progress.exists():
-                done = self._read_progress()
-                self.tally = Tally(**done["tally"])
-                self._rows = GrowingFile(path, size=done["bytes"])
-                self._failed = GrowingFile(self.failures, size=done["bytes_of_failed"])
+                self.tally, size, size_of_failed = self._read_progress()
+                self._rows = GrowingFile(path, size=size)
+                self._failed = GrowingFile(self.failures, size=size_of_failed)
                 return
             for there in (path, self.failures):
                 if there.exists():
@@ -151,12 +168,7 @@ class Output:
                 "bytes": self._rows.sync(),
                 "bytes_of_failed": self._failed.sync(),
             }
-            temporary = self._progress.with_name(f"{self._progress.name}.tmp")
-            with temporary.open("w") as file:
-                json.dump(done, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._progress)
+            replace_file(self._progress, json.dumps(done).encode())
 
     def finish(self) -> None:
         """Puts the files in their places.
@@ -168,7 +180,9 @@ class Output:
         with self._told():
             if self._path.suffix.lower() == ".parquet" and self._rows.partial.exists():
                 self._rows.close()
-                write_parquet(self._rows.partial, self._path, top_k=self._top_k)
+                write_parquet(
+                    self._rows.partial, self._path, top_k=self._top_k, num_rows=self.tally.images
+                )
                 self._rows.remove()
             else:
                 self._rows.move()
@@ -183,20 +197,26 @@ class Output:
         self._rows.close()
         self._failed.close()
 
-    def _read_progress(self) -> dict[str, Any]:
+    def _read_progress(self) -> tuple[Tally, int, int]:
+        """The tally, and how many bytes of either file count."""
         again = f"remove it and {self._path.name}.partial to start anew"
         try:
-            done = json.loads(self._progress.read_text())
+            done = json.loads(read_text(self._progress))
             before = dict(done["facts"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self._progress} cannot be read ({error}); {again}") from error
+            tally = Tally.from_json(done["tally"], num_classes=len(self._class_names))
+            sizes = done["bytes"], done["bytes_of_failed"]
+            if any(type(size) is not int or not 0 <= size < 2**63 for size in sizes):
+                raise ValueError("it has what is no number of bytes")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self._progress} cannot be read ({reason}); {again}") from error
         for name, value in self._facts.items():
             if before.get(name) != value:
                 raise UserError(
                     f"{self._path} was begun with {name} {before.get(name)}, and it is {value} "
                     f"now: {self._progress} tells; {again}, or give another --output"
                 )
-        return done
+        return tally, *sizes
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

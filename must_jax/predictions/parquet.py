@@ -7,18 +7,21 @@ import json
 import os
 import pathlib
 
+from must_jax.errors import UserError, first_line
+from must_jax.local_files import open_to_write
 from must_jax.predictions.rows import columns
 
 ROW_GROUP = 1 << 14  # rows, of which two groups are in memory at once
 
 
-def write_parquet(source: pathlib.Path, path: pathlib.Path, *, top_k: int) -> None:
+def write_parquet(source: pathlib.Path, path: pathlib.Path, *, top_k: int, num_rows: int) -> None:
     """Makes the Parquet file `path`, whole or not at all, of rows in JSON lines.
 
     The same rows make the same bytes, in whatever pieces they were written.
 
     Raises:
       OSError: it can't be written.
+      UserError: the lines are not the rows that were written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -29,8 +32,23 @@ def write_parquet(source: pathlib.Path, path: pathlib.Path, *, top_k: int) -> No
     }
     schema = pa.schema(types)
     temporary = path.with_name(f"{path.name}.tmp")
-    with source.open("rb") as lines, pq.ParquetWriter(temporary, schema) as writer:
-        while rows := [json.loads(line) for line in itertools.islice(lines, ROW_GROUP)]:
-            arrays = [pa.array([row[name] for row in rows], types[name]) for name in names]
-            writer.write_table(pa.table(arrays, schema=schema), row_group_size=ROW_GROUP)
+    found = 0
+    try:
+        with (
+            source.open("rb") as lines,
+            open_to_write(temporary, "wb") as file,
+            pq.ParquetWriter(file, schema) as writer,
+        ):
+            while rows := [json.loads(line) for line in itertools.islice(lines, ROW_GROUP)]:
+                found += len(rows)
+                arrays = [pa.array([row[name] for row in rows], types[name]) for name in names]
+                writer.write_table(pa.table(arrays, schema=schema), row_group_size=ROW_GROUP)
+        if found != num_rows:
+            raise ValueError(f"{found} rows, where {num_rows} were written")
+    except (ValueError, KeyError, TypeError, RecursionError, pa.ArrowException) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{source} is damaged ({first_line(error)}); remove it and {path.name}.progress.json "
+            "to start anew"
+        ) from error
     os.replace(temporary, path)
