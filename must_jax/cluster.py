@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -119,7 +120,7 @@ def check_flags(
             "numbered from 0 to num_processes - 1"
         )
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise UserError(
             f"--coordinator_address is {address!r}; it must be HOST:PORT of process 0, such as "
             "10.0.0.1:1234"

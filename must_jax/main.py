@@ -171,6 +171,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             raise unknown_field(override[1])
         if override and not any(re.match(r"--?config(=|$)", a) for a in argv[1:]):
             raise UserError(f"{argument} needs --config, a config file whose field it overrides")
+        if re.match(r"--?config=\w+://", argument):
+            raise UserError(f"{argument} must be a local path; copy the file to a disk first")
     try:
         args = flags.FLAGS(argv)
         if flags.FLAGS["config"].present:
@@ -183,22 +185,45 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if any(re.match(r"--?(help|\?)", argument) for argument in argv[1:]):
             raise
         raise UserError(f"the config file does not load: it ends by sys.exit({ending})") from ending
-    except flags.Error as error:
-        # What a config file raises comes with its traceback; the last line says it.
-        *above, last = str(error).strip().splitlines()
-        raise UserError(f"the config file does not load: {last}" if above else last) from error
-    except Exception as error:
-        # Whatever a config file raises: it is the user's program.
-        raise UserError(f"the config file does not load: {_reason(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    # Whatever a config file raises: it is the user's program.
+    except BaseException as error:
+        raise UserError(_reason(error, line=_config_line(error, argv))) from error
     return args
 
 
-def _reason(error: Exception) -> str:
-    added = re.search(r'Key "(\w+)" does not exist', str(error))
-    if added:
-        return str(unknown_field(added[1]))
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else error}"
+def _reason(error: BaseException, *, line: int | None) -> str:
+    """What is wrong with the flags, or in a line of the config file."""
+    try:
+        told = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception:  # of the config file's own making
+        told = []
+    if isinstance(error, flags.Error):
+        # What a config file raises may come with its traceback; the last line says it.
+        if len(told) == 1 and line is None:
+            return told[0]
+        reason = told[-1] if told else type(error).__name__
+    else:
+        added = re.search(r'Key "(\w+)" does not exist', " ".join(told))
+        last = f": {told[-1]}" if told else ""
+        reason = str(unknown_field(added[1])) if added else f"{type(error).__name__}{last}"
+    at = f" (line {line})" if line is not None else ""
+    return f"the config file does not load: {reason}{at}"
+
+
+def _config_line(error: BaseException | None, argv: Sequence[str]) -> int | None:
+    """The line of the config file that raised an error or what led to it; None: none did."""
+    line = None
+    # After a colon, a file takes a string.
+    names = [re.sub("^--?config=|:.*", "", argument) for argument in argv[1:]]
+    files = {os.path.abspath(name) for name in names}
+    while error is not None:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if os.path.abspath(frame.filename) in files:
+                line = frame.lineno
+        error = error.__cause__ or error.__context__
+    return line
 
 
 def _reporting(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:

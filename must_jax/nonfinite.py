@@ -6,6 +6,7 @@ import dataclasses
 import io
 import pathlib
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from must_jax.checkpoint import restore_latest
 from must_jax.checkpoint_writer import Checkpoints
 from must_jax.data.sources import Source
 from must_jax.errors import UserError, first_line
+from must_jax.local_files import open_regular
 from must_jax.metrics import strict_json
 from must_jax.progress import STEPS_AHEAD, say
 from must_jax.state import TrainState
@@ -249,8 +251,13 @@ def read_dump(
 
 def _read_batch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with open_regular(path) as file:
+            # As they were saved: what is compressed may stand for any number of gigabytes.
+            members = zipfile.ZipFile(file).infolist()
+            if any(member.file_size > member.compress_size for member in members):
+                raise ValueError("compressed")
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({first_line(error)})") from error
     except Exception as error:

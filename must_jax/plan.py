@@ -5,6 +5,7 @@ python -m must_jax.plan --config=configs/imagenet.py:b16 --topology=v5e:16x16
 
 import json
 import os
+import re
 from collections.abc import Sequence
 
 # Read when jax is imported, or its compilers are: this machine's own devices are not wanted.
@@ -79,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _batch_sizes(told: Sequence[str]) -> list[int]:
-    if not all(size.strip().isdecimal() and int(size) > 0 for size in told):
+    if not all(re.fullmatch("0*[1-9][0-9]{,8}", size.strip()) for size in told):
         raise UserError(f"--batch={','.join(told)} is no list of batch sizes, such as 512,1024")
     return [int(size) for size in told]
 

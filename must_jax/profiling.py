@@ -31,7 +31,7 @@ def parse_steps(text: str) -> Steps | None:
     """
     if text == "true":
         return None
-    told = re.fullmatch(r"(\d+):(\d+)", text)
+    told = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
     if not told or not 1 <= int(told[1]) <= int(told[2]):
         raise UserError(
             f"--profile={text} is no range of steps; it must be FROM:TO, counted from 1 and both "

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,11 +181,12 @@ def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str =
     Raises:
       UserError: there is none, or it is of another model than the config makes.
     """
-    if which not in (LAST, CHOSEN) and not which.isdecimal():
+    number = re.fullmatch("[0-9]{1,18}", which)
+    if which not in (LAST, CHOSEN) and not number:
         raise UserError(f"--step={which} must be {LAST}, {CHOSEN} or a step of the run")
     like = experiment.state_shapes()
     shardings = sharding.state_shardings(mesh, like)
-    step = int(which) if which.isdecimal() else None
+    step = int(which) if number else None
     restored = restore_latest(workdir, like, shardings=shardings, step=step)
     for reason in restored.passed_over:
         say(f"{reason}; passed over for step {restored.step}")

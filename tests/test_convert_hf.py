@@ -309,6 +309,16 @@ def test_odd_statistics_are_refused(statistics, tmp_path):
         (replace("config.json", b"{"), "config.json: not JSON"),
         (replace("config.json", b"[1]"), "expected a JSON object"),
         (replace("config.json", b"\xff"), "config.json: not JSON"),
+        (
+            replace("preprocessor_config.json", b'{"image_std": [0.5, 1e-320, 0.5]}'),
+            "image std is 1e-320, expected a number from 0.0001 to 10000",
+        ),
+        (
+            lambda s: edit_json(
+                s / "config.json", lambda c: c["text_config"].update(layer_norm_eps=99)
+            ),
+            "layer norm's epsilon is 99.0",
+        ),
         (remove("model.safetensors"), "no weights"),
         (replace("model.safetensors", b""), "not a readable safetensors file"),
         (replace("model.safetensors", b"x" * 100), "not a readable safetensors file"),

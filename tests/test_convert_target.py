@@ -166,12 +166,25 @@ def test_damaged_targets_are_refused_on_loading(damage, message, source, tmp_pat
         ("image_mean", ["a", 0.5, 0.5]),
         ("image_std", [0.5, 0.5]),
         ("image_std", [0.5, 0.0, 0.5]),
+        ("image_std", [0.5, 1e-320, 0.5]),
+        ("image_mean", [0.5, 1e308, 0.5]),
+        ("logit_scale", float("nan")),
+        ("logit_scale", 1e30),
+        ("logit_bias", float("inf")),
+        ("layer_norm_eps", float("nan")),
+        ("layer_norm_eps", -1.0),
+        ("layer_norm_eps", True),
+        ("layer_norm_eps", 1e38),
     ],
 )
 def test_statistics_that_are_no_numbers_are_refused_on_loading(name, value, source, tmp_path):
     convert(source, tmp_path / "target")
-    edit_json(tmp_path / "target" / "clip.json", lambda record: record.update({name: value}))
-    with pytest.raises(UserError, match=r"clip\.json"):
+
+    def edit(record):
+        (record["text"] if name == "layer_norm_eps" else record)[name] = value
+
+    edit_json(tmp_path / "target" / "clip.json", edit)
+    with pytest.raises(UserError, match=r"clip\.json: describes no CLIP"):
         load_converted(tmp_path / "target")
 
 

@@ -201,6 +201,17 @@ def test_a_batch_that_lacks_an_array_is_no_batch(dumped, tmp_path):
             read(tmp_path)
 
 
+def test_a_batch_that_unpacks_or_waits_is_damage(dumped, tmp_path):
+    path = tmp_path / "nonfinite" / "batch.npz"
+    zeros = {name: np.zeros((8, 4096, 4096), np.uint8) for name in make_batch()}
+    for lay in (lambda: np.savez_compressed(path, **zeros), lambda: os.mkfifo(path)):
+        shutil.copytree(dumped, tmp_path, dirs_exist_ok=True)
+        path.unlink()
+        lay()
+        with pytest.raises(UserError, match=r"batch\.npz (is damaged|cannot be read)"):
+            read(tmp_path)
+
+
 def test_a_dump_of_another_model_is_refused(dumped):
     def other():
         return make_params() | {"classifier": np.zeros((16, 9), np.float32)}

@@ -207,13 +207,9 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
 
 def _shapes(spec: ClipSpec, *, where: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of an architecture's parameters, by name."""
-    numbers = [spec.logit_scale, *spec.image_mean, *spec.image_std]
-    usable = all(type(n) in (int, float) and abs(n) < math.inf for n in numbers)
-    colours = len(spec.image_mean) == len(spec.image_std) == 3
-    if not usable or not colours or min(spec.image_std) <= 0:
-        raise UserError(f"{where / SPEC_FILE}: logit scale or image statistics are not usable")
     vision, text = spec.vision, spec.text
     try:
+        spec.check_numbers()
         if vision.image_size % vision.patch_size:
             raise ValueError(f"image size {vision.image_size}, patch size {vision.patch_size}")
         images = jax.ShapeDtypeStruct((1, vision.image_size, vision.image_size, 3), np.float32)

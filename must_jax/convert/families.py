@@ -30,6 +30,10 @@ def open_checkpoint(source: Path, *, activation: str | None) -> SourceCheckpoint
         raise UserError(f"{source}: its configuration gives the activation; leave it out")
     else:
         checkpoint = _open_folder(source)
+    try:
+        checkpoint.spec.check_numbers()
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
     check_fit(checkpoint.tensors, layout=checkpoint.layout, spec=checkpoint.spec, where=str(source))
     return checkpoint
 

@@ -14,6 +14,11 @@ def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{field} {value!r} is none of {', '.join(choices)}")
 
 
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r:.40}, expected a number from {low:g} to {high:g}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TowerSpec:
     """The transformer of either tower. Sizes in units; `activation` is one of `ACTIVATIONS`."""
@@ -116,6 +121,27 @@ class ClipSpec:
         width = self.vision.width
         if not self.vision.has_class_token and self.embed_dim != width:
             raise ValueError(f"embedding {self.embed_dim} differs from the pooled width {width}")
+
+    def check_numbers(self) -> None:
+        """Refuses numbers with which no image has finite logits in float32, or all have the same.
+
+        Raises:
+          ValueError: names the number, and what it may be.
+        """
+        colours = {
+            "image mean": (self.image_mean, -100.0, 100.0),
+            "image std": (self.image_std, 1e-4, 1e4),
+        }
+        for name, (values, low, high) in colours.items():
+            if len(values) != 3:
+                raise ValueError(f"{name} has {len(values)} numbers, expected one a colour")
+            for value in values:
+                _check_range(name, value, low, high)
+        _check_range("logit scale", self.logit_scale, 1e-6, 1e6)
+        if self.logit_bias is not None:
+            _check_range("logit bias", self.logit_bias, -1e6, 1e6)
+        for tower in (self.vision, self.text):
+            _check_range("layer norm's epsilon", tower.layer_norm_eps, 1e-12, 1.0)
 
     def to_json(self) -> str:
         """This spec as a JSON object."""

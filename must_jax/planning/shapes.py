@@ -15,6 +15,7 @@ from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.models import ClipSpec, TextSpec, VisionSpec
 
+MAX_CLASSES = 10_000_000
 TOWER: dict[str, Any] = {"activation": "quick_gelu", "layer_norm_eps": 1e-5}
 # OpenAI's CLIP (Radford et al., 2021, table 20): patch, width, depth, heads, joint space.
 MODELS = {
@@ -99,8 +100,8 @@ def plan_experiment(
         spec = published_spec(model, image_size=config.image_size)
     if num_classes is None:
         classes = read_class_names(os.path.expanduser(config.dataset.class_names))
-    elif num_classes < 1:
-        raise UserError(f"--num_classes={num_classes} must be positive")
+    elif not 1 <= num_classes <= MAX_CLASSES:
+        raise UserError(f"--num_classes={num_classes} must be from 1 to {MAX_CLASSES}")
     else:
         classes = ClassNames(tuple((str(i),) for i in range(num_classes)))
     config_lib.check_patches(config, patch_size=spec.vision.patch_size)

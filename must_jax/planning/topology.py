@@ -65,7 +65,7 @@ def open_topology(name: str) -> Topology:
     kind, _, sizes = name.partition(":")
     unknown = UserError(f"--topology={name} is not known; known are {KNOWN}")
     axes = 1 if kind in ("cpu", "h100") else TPU_AXES.get(kind, 0)
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") + 1 != axes:
+    if not re.fullmatch("[1-9][0-9]{,3}(x[1-9][0-9]{,3})*", sizes) or sizes.count("x") + 1 != axes:
         raise unknown
     count = math.prod(map(int, sizes.split("x")))
     if kind == "cpu":

@@ -28,7 +28,7 @@ def check_output(path: str) -> pathlib.Path:
       UserError: its ending stands for no format, or it is no local path.
     """
     local = local_path(path, called="--output", advice="copy the file when it is complete")
-    if not path.lower().endswith(ENDINGS):
+    if pathlib.Path(local).suffix.lower() not in ENDINGS:
         raise UserError(f"--output={path} must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     return pathlib.Path(local)
 
