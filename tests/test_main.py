@@ -159,6 +159,13 @@ REFUSALS = {
     "flag of another mode": (["--top_k=3"], "--top_k goes with --mode=predict"),
     "unknown tree": (["--mode=predict", "--tree=oak"], "oak"),
     "unknown format": (["--mode=predict", "--output=x.xlsx"], "must end in .csv"),
+    "an ending without a name": (["--mode=predict", "--output=.csv"], "must end in .csv"),
+    "a step of thousands of digits": (["--mode=eval", f"--step={'9' * 5000}"], "must be last, "),
+    "a range of thousands of digits": ([f"--profile=1:{'9' * 5000}"], "is no range of steps"),
+    "a port of thousands of digits": (
+        [f"--coordinator_address=a:{'9' * 5000}", "--num_processes=2", "--process_id=0"],
+        "it must be HOST:PORT",
+    ),
     "no range of steps": (["--profile=13:10"], "--profile=13:10 is no range of steps"),
     "a trace of no training": (["--profile", "--mode=eval"], "--mode=eval has none"),
     "stray argument": (["train"], "'train' is not a flag"),
@@ -185,8 +192,30 @@ def test_refusals_are_one_line_and_exit_code_2(inputs, tmp_path):
     empty.write_text("def get_config():\n    pass\n")
     leaving = tmp_path / "leaving.py"
     leaving.write_text("import sys\nsys.exit(0)\n")
+    raising = {
+        "nothing.py": (
+            "import nowhere\n",
+            "ModuleNotFoundError: No module named 'nowhere' (line 1)",
+        ),
+        "base.py": (
+            "class E(BaseException):\n    pass\ndef get_config():\n    raise E('boo')\n",
+            "E: boo (line 4)",
+        ),
+        "mute.py": (
+            "class E(Exception):\n    def __str__(self):\n        1 / 0\n\nraise E\n",
+            "does not load: E (line 5)",
+        ),
+        "lines.py": ("def get_config():\n    raise ValueError('a\\nb')\n", "b (line 2)"),
+    }
+    for name, (text, _) in raising.items():
+        (tmp_path / name).write_text(text)
     commands = {name: ([*base, *flags], told) for name, (flags, told) in REFUSALS.items()}
     commands |= {
+        name: ([f"--config={tmp_path / name}", base[1]], told)
+        for name, (_, told) in raising.items()
+    }
+    commands |= {
+        "a config behind a URL": (["--config=gs://b/c.py", base[1]], "must be a local path"),
         "no config": ([base[1]], "--config is missing"),
         "no workdir": ([base[0]], "--workdir is missing"),
         "config file missing": (["--config=/nowhere.py", base[1]], "/nowhere.py"),

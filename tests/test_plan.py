@@ -94,6 +94,9 @@ def test_a_compiler_that_refuses_is_told_in_one_line():
         (["--topology=cpu:8", "--batch=65"], "config.batch_size is 65"),
         (["--topology=cpu:8", "--batch=64", "--model=b7"], "--model=b7 is not known"),
         (["--topology=cpu:8", "--batch=64", "--num_classes=0"], "--num_classes=0"),
+        (["--topology=cpu:8", "--batch=64", "--num_classes=99999999999"], "must be from 1 to"),
+        (["--topology=cpu:8", f"--batch={'9' * 5000}"], "is no list of batch sizes"),
+        ([f"--topology=cpu:{'9' * 5000}", "--batch=64"], "is not known"),
         (["--topology=cpu:8", "--batch=64", "extra"], "argument 'extra' is not a flag"),
     ],
 )

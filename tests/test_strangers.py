@@ -54,6 +54,13 @@ def _prepared(folder):
             "has 2 classes and 1 names",
         ),
         (lambda folder: _edit(folder / "dataset_info.json", splits=[]), "has no split 'train'"),
+        (
+            lambda folder: _change(
+                folder / "dataset_info.json",
+                lambda info: info["splits"][0].update(filepathTemplate="{X}"),
+            ),
+            "its notes are damaged",
+        ),
     ],
 )
 def test_notes_of_tfds_that_do_not_fit(tmp_path, damage, told):
@@ -66,6 +73,12 @@ def test_notes_of_tfds_that_do_not_fit(tmp_path, damage, told):
             classes=Classes(["a", "b"]),
             labels="required",
         )
+
+
+def _change(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
 
 
 def _edit(path, **fields):

@@ -7,6 +7,7 @@ TARGET is the directory to write, whole or not at all. PyTorch is not needed.
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 # So that the program runs in a checkout that was not installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -16,11 +17,16 @@ from must_jax.convert import convert
 from must_jax.errors import UserError, print_error, print_line
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as after any error."""
+        print_error(f"{message}; --help shows the usage")
+        sys.exit(2)
+
+
 def main() -> int:
     """Runs the program; 2 after an error, which is one line on stderr."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument(

@@ -69,12 +69,11 @@ class TfdsSplit(ExampleImages):
         builder = _builder(name, data_dir)
         try:
             stored = builder.info.splits[split].file_instructions
-        except (ValueError, KeyError) as error:
-            known = ", ".join(
-                f"{one} of {info.num_examples}" for one, info in builder.info.splits.items()
-            )
-            raise UserError(f"{name} (TFDS) has no split {split!r}; it has {known}") from error
         except Exception as error:
+            splits = builder.info.splits
+            if isinstance(error, ValueError | KeyError) and split not in splits:
+                known = ", ".join(f"{one} of {of.num_examples}" for one, of in splits.items())
+                raise UserError(f"{name} (TFDS) has no split {split!r}; it has {known}") from error
             raise UserError(f"{self.path}: its notes are damaged ({first_line(error)})") from error
         if min((one.take for one in stored), default=0) <= 0:
             raise UserError(f"{self.path}: no images in this split")
