@@ -186,6 +186,13 @@ def test_a_class_that_was_as_large_before_training_is_no_collapse():
     assert alarms([same]) == []
 
 
+def test_a_class_that_takes_nearly_all_is_told_though_it_always_did():
+    same = evaluation(teacher=skewed(0.99), zeroshot=skewed(0.99), **HALF_SURE)
+    (alarm,) = alarms([same])
+    assert alarm.name == "collapse"
+    assert "the teacher takes 99.0% of the images for class 1," in alarm.told
+
+
 def test_confidence_that_is_lost_is_told_though_some_is_left():
     sure, lost = evaluation(**HALF_SURE), evaluation(**HALF_SURE)
     lost = dataclasses.replace(lost, teacher=_passing(lost.teacher, 0.05))

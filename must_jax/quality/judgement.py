@@ -13,6 +13,8 @@ from must_jax.quality.measures import ClassifierQuality, Quality
 # of them and more, teacher and student, also where classes were unequal; those that lost accuracy
 # for want of balance fell to 0.77 and below, and what diverged to 0.
 COLLAPSED = 0.8
+# Of the images, in one class: there is next to nothing left to tell apart, whatever was before.
+NEARLY_ALL_IN_ONE = 0.98
 # Self-training averages over confident images: of a batch of 1024, ten are too few to learn from.
 TOO_FEW_CONFIDENT = 0.01
 FELL_TO = 0.1  # of the largest confident share before
@@ -55,6 +57,7 @@ def collapse(
 
     Classes in use are counted as exp(entropy) (Hill, 1973, "Diversity and evenness"), which is K
     for equal shares and 1 for a single class. The one that is always left does not count.
+    A class that takes nearly all is told also where zero-shot CLIP took as many for it.
     """
     now = history[-1]
 
@@ -63,7 +66,8 @@ def collapse(
 
     before = others(now.zeroshot)
     for name, one in (("teacher", now.teacher), ("student", now.student)):
-        if others(one) < COLLAPSED * before:
+        nearly_all = one.largest_share > NEARLY_ALL_IN_ONE and now.num_classes > 1
+        if others(one) < COLLAPSED * before or nearly_all:
             largest = one.largest_class
             called = class_names[largest] if class_names else f"class {largest}"
             return Alarm(
