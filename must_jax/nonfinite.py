@@ -113,7 +113,7 @@ class NonFiniteSteps:
         fetched = jax.device_get(dict(started.metrics))
         values = {name: float(value) for name, value in fetched.items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
-        bad = bad or ["the teacher's logits"]
+        bad = bad or ["the teacher's logits or the new parameters"]
         names = [self._source.name_of(record) for record in everywhere]
         say(
             f"step {started.step} skipped: {', '.join(bad)} not finite; its images are "

@@ -73,6 +73,11 @@ def masked_patches(patch_mask: jax.Array, *, num_masked: int) -> jax.Array:
     return order[:, :num_masked].astype(jnp.int32)
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number in the arrays of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def in_parts(function: Callable[..., Any], num_parts: int, *arrays: jax.Array) -> Any:
     """`function(*arrays)` for parts of the arrays' rows, stacked: every leaf is (num_parts, ...).
 
@@ -171,8 +176,8 @@ def train_step(
 
     Returns:
       The state after the step, and scalars on the device, named as in `compute_losses`. Where the
-      loss, a gradient or the teacher's logits are not finite, nothing but the state's step changes,
-      on all devices alike; the schedules go on with the steps.
+      loss, a gradient, the teacher's logits or a new parameter are not finite, nothing but the
+      state's step changes, on all devices alike; the schedules go on with the steps.
     """
 
     def pseudo_label(images: jax.Array) -> jax.Array:
@@ -203,7 +208,8 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     # Of a teacher without numbers, no pseudo-label is confident, and the losses are finite.
-    is_finite &= jnp.all(jnp.isfinite(teacher_logits))
+    is_finite &= all_finite(teacher_logits)
+    is_finite &= all_finite(params)  # which an absurd rate makes infinite of finite gradients
     metrics |= {
         "learning_rate": learning_rate(state.step),
         "ema_decay": decay,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from optax import constant_schedule
 
 from must_jax import losses, sharding
 from must_jax.eval_step import count_right
@@ -237,6 +238,28 @@ def test_a_teacher_without_numbers_is_no_finite_step():
     after, metrics = step(dataclasses.replace(state, teacher_params=teacher), _batch())
     assert not metrics["is_finite"]
     np.testing.assert_array_equal(after.params["classifier"], state.params["classifier"])
+
+
+def test_an_absurd_rate_makes_no_infinite_parameters():
+    """Of finite gradients: the largest rate and decay that a config may have."""
+    model, method, params, _ = _little("float32", 3)
+    optimizer = make_optimizer(
+        params, schedule=constant_schedule(2.0**127), weight_decay=2.0**127, layer_decay=1.0
+    )
+    step = functools.partial(
+        train_step,
+        model=model,
+        method=method,
+        optimizer=optimizer,
+        learning_rate=constant_schedule(2.0**127),
+        ema_decay=lambda _: 0.9,
+    )
+    state = init_state(params, optimizer=optimizer)
+    after, metrics = jax.jit(step)(state, _batch())
+    assert np.isfinite([metrics["loss"], metrics["grad_norm"]]).all()
+    assert not metrics["is_finite"]
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
 
 
 @pytest.mark.parametrize("grad_accumulation", [1, 2])
