@@ -196,6 +196,18 @@ def test_parquet(tmp_path, values, labels):
     assert source.labels.tolist() == labels
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_every_kind_of_text_in_parquet(tmp_path, kind):
+    """As pandas and Polars write it."""
+    columns = {"path": ["a.jpg", "b.jpg"], "label": ["cat", "snail"]}
+    arrays = {name: pa.array(values).cast(kind) for name, values in columns.items()}
+    source = open_source(_parquet(tmp_path / "l.parquet", **arrays), classes=CLASSES)
+    assert _names(source) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")]
+    assert source.labels.tolist() == [0, 2]
+
+
 def test_a_parquet_file_whose_footer_is_damaged(tmp_path):
     """The library complains with an OSError, on several lines."""
     path = _parquet(tmp_path / "l.parquet", path=["a.jpg", "b.jpg"])
