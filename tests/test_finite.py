@@ -52,11 +52,11 @@ def test_losses_of_logits_are_finite(logits, confident, previous):
 
 
 @functools.cache
-def _little(dtype, num_classes):
+def _little(dtype, num_classes, pooling="class_token"):
     """Model, parameters, and a compiled loss with gradients, of images and teacher's logits."""
-    model = VisionTransformer(
-        golden.SPEC, golden.EMBED_DIM, num_classes=num_classes, dtype=jnp.dtype(dtype)
-    )
+    spec = dataclasses.replace(golden.SPEC, pooling=pooling)
+    embed_dim = golden.EMBED_DIM if spec.has_class_token else spec.width
+    model = VisionTransformer(spec, embed_dim, num_classes=num_classes, dtype=jnp.dtype(dtype))
     params = jax.jit(functools.partial(init_params, model))(jax.random.key(0))
     method = Method(
         confidence_threshold=0.5,
@@ -70,7 +70,7 @@ def _little(dtype, num_classes):
         image_std=(0.25, 0.25, 0.25),
     )
 
-    def loss(params, teacher_logits, images, mask):
+    def loss(params, teacher_logits, images, mask, previous_log_probs):
         return compute_losses(
             params,
             model=model,
@@ -78,7 +78,7 @@ def _little(dtype, num_classes):
             teacher_logits=teacher_logits,
             images=images,
             patch_mask=mask,
-            previous_log_probs=jnp.zeros(num_classes),
+            previous_log_probs=previous_log_probs,
         )
 
     return model, method, params, jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -102,12 +102,64 @@ def test_losses_and_gradients_of_the_tower_are_finite(dtype, num_classes, pixels
     for confidence in (0.0, 1e4):
         teacher_logits = np.zeros((1, num_classes), np.float32)
         teacher_logits[:, 0] = confidence
-        (loss, (log_probs, metrics)), grads = compute(params, teacher_logits, images, mask)
-        assert np.isfinite(loss)
-        assert np.isfinite(log_probs).all()
-        assert all(np.isfinite(value) for value in metrics.values())
-        for path, grad in jax.tree.leaves_with_path(grads):
-            assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
+        _assert_finite(compute(params, teacher_logits, images, mask, np.zeros(num_classes)))
+
+
+def _assert_finite(computed):
+    (loss, (log_probs, metrics)), grads = computed
+    assert np.isfinite(loss)
+    assert np.isfinite(log_probs).all()
+    assert all(np.isfinite(value) for value in metrics.values())
+    for path, grad in jax.tree.leaves_with_path(grads):
+        assert np.isfinite(grad).all(), jax.tree_util.keystr(path)
+
+
+SIDE = golden.SPEC.image_size
+ONE_A_DEVICE = 8
+# Few distinct pixels, or the same throughout, as hypothesis draws arrays, and noise.
+IMAGES = st.one_of(
+    arrays.arrays(np.uint8, (ONE_A_DEVICE, SIDE, SIDE, 3)),
+    st.integers(0, 2**32 - 1).map(
+        lambda seed: np.random.default_rng(seed).integers(
+            0, 256, (ONE_A_DEVICE, SIDE, SIDE, 3), np.uint8
+        )
+    ),
+)
+TEACHER_LOGITS = st.floats(-1e4, 1e4, width=32, allow_subnormal=False)
+# Beyond, activations overflow by themselves; such a step is skipped.
+SCALES = st.one_of(st.just(0.0), st.floats(-30, 4).map(lambda exponent: 10**exponent))
+
+
+# With 600 classes, the fairness average moves.
+@pytest.mark.parametrize(
+    ("pooling", "num_classes"), [("class_token", 3), ("class_token", 600), ("attention", 3)]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
+def test_the_towers_losses_and_gradients_are_finite_for_any_input(dtype, pooling, num_classes):
+    """CLIP's and SigLIP's, with one image on each of eight devices."""
+    _, _, params, compute = _little(dtype, num_classes, pooling)
+    mesh = sharding.make_mesh()
+    assert sharding.num_row_shards(mesh) == ONE_A_DEVICE
+    rows = sharding.batch_sharding(mesh)
+    mask = np.zeros((ONE_A_DEVICE, golden.SPEC.num_patches), bool)
+    mask[:, :4] = True
+
+    @settings(few, max_examples=25)
+    @given(
+        images=IMAGES,
+        teacher_logits=arrays.arrays(
+            np.float32, (ONE_A_DEVICE, num_classes), elements=TEACHER_LOGITS, fill=TEACHER_LOGITS
+        ),
+        previous=arrays.arrays(np.float32, num_classes, elements=st.floats(-1e4, 0, width=32)),
+        scale=SCALES,
+    )
+    def are_finite(images, teacher_logits, previous, scale):
+        batch = (jax.device_put(array, rows) for array in (teacher_logits, images, mask))
+        scaled = sharding.replicate(jax.tree.map(lambda a: a * np.float32(scale), params), mesh)
+        _assert_finite(compute(scaled, *batch, sharding.replicate(previous, mesh)))
+
+    are_finite()
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
