@@ -127,6 +127,13 @@ def _huge(suffix: str, size: tuple[int, int], mode: str = "L") -> bytes:
     return file.getvalue()
 
 
+def _behind_start(data: bytes) -> bytes:
+    """A JPEG with more behind its first mark."""
+    jpeg = _huge("jpg", (8, 8))
+    return jpeg[:2] + data + jpeg[2:]
+
+
+_MANY = 2**25
 # Files of a few bytes or kilobytes that stand for gigabytes, or for another program's work.
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png_2e9_pixels": lambda: _png(2**31 - 1, 1),
@@ -153,6 +160,15 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "jp2_64_megapixels": lambda: _huge("jp2", (8_000, 8_000)),
     "ppm_claims": lambda: b"P6 99999 99999 255\n",
     "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",
+    # Megabytes that Pillow reads byte by byte, or copies again for each piece.
+    "ppm_comment": lambda: b"P6\n#" + b"x" * _MANY + b"\n1 1\n255\nabc",
+    "jpeg_fill": lambda: _behind_start(b"\xff" * _MANY),
+    "jpeg_exif": lambda: _behind_start(b"\xff\xe1\0\x09Exif\0\0y" * (_MANY // 11)),
+    "jpeg_comments": lambda: _behind_start(b"\xff\xfe\0\x03y" * (_MANY // 5)),
+    "png_pieces": lambda: _png(64, 64, data=_png_chunk(b"IDAT", b"") * (_MANY // 12)),
+    "gif_comments": lambda: _huge("gif", (8, 8)).replace(
+        b",\0", b"\x21\xfe\x01a\0" * (_MANY // 5) + b",\0", 1
+    ),
     "eps_runs_ghostscript": lambda: (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\nshowpage\n%%EOF\n"
     ),

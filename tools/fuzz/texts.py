@@ -6,10 +6,12 @@ import math
 import random
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags, logging
@@ -93,6 +95,23 @@ ODD_TEXTS: dict[str, bytes] = {
     "csv_up": b"path,label\n../../../../etc/passwd,circle\n/dev/zero,circle\n",
     "csv_url": b"path,label\nnosuch://host/a.png,circle\n",
 }
+# Columns of a Parquet file that are no paths, or kilobytes that stand for gigabytes of them.
+ODD_COLUMNS: dict[str, Callable[[], pa.Array]] = {
+    "of nothing": lambda: pa.nulls(8),
+    "of truths": lambda: pa.array([True] * 8),
+    "of numbers": lambda: pa.array([-1, 0, 2**31, 2**62] * 2),
+    "of fractions": lambda: pa.array([0.5, math.nan, math.inf, -math.inf] * 2),
+    "of dates that are none": lambda: pa.array([2**31 - 1] * 8, pa.date32()),
+    "of times that are none": lambda: pa.array([2**62] * 8, pa.timestamp("us")),
+    "of lists": lambda: pa.array([["0.png"] * 9] * 8),
+    "of bytes": lambda: pa.array([b"\xff"] * 8),
+    "of no text": lambda: pa.array([b"\xff\xfe"] * 8).view(pa.string()),
+    "of empty texts": lambda: pa.array([""] * 8),
+    "of long texts": lambda: pa.array(["x" * 10**6] * 8),
+    "of a long text often": lambda: pa.array(["x" * 10**5] * 5_000).dictionary_encode(),
+    "of very many": lambda: pa.array(["0.png"] * 4_000_000),
+    "of very many numbers": lambda: pa.array(np.zeros(4_000_000, np.int64)),
+}
 _LITERALS = (
     "nan", "inf", "-inf", "1e999", "-1", "0", "10" * 200, "9" * 5_000, "None", "True", "", "x",
     "()", "(0.1,)", "[1", "{'a': 1}", "__import__('os').getpid()", "(" * 5_000, "\0", "\ud800",
@@ -124,6 +143,8 @@ _CONFIGS = (
     "import ml_collections\ndef get_config():\n  c = ml_collections.ConfigDict()\n  c.a = c\n"
     "  return c",
     "def get_config():\n  return type('X', (), {'items': lambda s: 1/0})()",
+    "class E(BaseException): pass\nraise E('x')", "import sys; sys.exit(3)",
+    "class E(Exception):\n  def __str__(self): return 1/0\nraise E",
 )  # fmt: skip
 
 
@@ -285,11 +306,14 @@ def _odd(kind: str, data: bytes, rng: random.Random) -> tuple[bytes, str]:
         text, what = mutate_json(json.loads(data), rng)
         return text.encode("utf-8", "surrogatepass"), what
     if choice < 0.7 and kind.endswith(".parquet"):
-        value = rng.choice([None, True, -1, 2**31, 0.5, float("nan"), float("inf")])
         file = io.BytesIO()
-        column = pa.array([float(value)] * 3) if value is not None else pa.nulls(3)
-        pq.write_table(pa.table({rng.choice(("path", "label", "")): column}), file)
-        return file.getvalue(), "other columns"
+        name = rng.choice(sorted(ODD_COLUMNS))
+        column = ODD_COLUMNS[name]()
+        columns = {rng.choice(("path", "label", "")): column}
+        if rng.random() < 0.5:
+            columns = {"path": pa.array(["0.png"] * len(column)), "label": column}
+        pq.write_table(pa.table(columns), file, compression="brotli", row_group_size=len(column))
+        return file.getvalue(), f"column {name}"
     if choice < 0.7:
         odd = rng.choice([v for v in ODD_VALUES if isinstance(v, str)])
         return data.replace(b"circle", odd.encode("utf-8", "surrogatepass")), f"name {odd[:20]!r}"
