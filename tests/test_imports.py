@@ -37,6 +37,7 @@ LAYERS = [
         "recipes",
         "run_notes",
         "telemetry",
+        "tokenizer_pipeline",
     },
     {"sharding", "compile_cache"},
     {"preemption", "tensorboard", "chips", "step_timer"},

@@ -244,7 +244,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(config, undisturbed, tmp_
     process = begin(config, workdir)
     wait_for(process, has_logged(workdir, 21))
     limit_file_size(process, 20_000)  # room for log lines, and to begin a checkpoint
-    wait_for(process, has_logged(workdir, 91))  # the checkpoint of step 80 was to be written
+    wait_for(process, has_logged(workdir, 161))  # that of step 160 begins when that of 80 is done
     limit_file_size(process, resource.RLIM_INFINITY)
     code, stdout, stderr = finish(process)
     assert code == 0, stderr
