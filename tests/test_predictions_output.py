@@ -228,6 +228,15 @@ def test_damaged_progress_is_told(tmp_path, damage):
         start(tmp_path / "out.csv")
 
 
+def test_progress_that_lacks_something_is_told(tmp_path):
+    start(tmp_path / "out.csv").close()
+    (tmp_path / "out.csv.progress.json").write_text('{"facts": {}}')
+    with pytest.raises(
+        UserError, match=r"progress\.json cannot be read \(it has no 'tally'\); remove"
+    ):
+        start(tmp_path / "out.csv")
+
+
 def test_a_pipe_and_a_link_in_a_files_place(tmp_path):
     for kind, lay in (("pipe", os.mkfifo), ("link", lambda path: path.symlink_to(tmp_path / "my"))):
         for name in ("progress.json", "partial", "failed.csv.partial"):

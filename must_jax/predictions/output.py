@@ -209,6 +209,7 @@ class Output:
                 raise ValueError("it has what is no number of bytes")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
+            reason = f"it has no {error}" if isinstance(error, KeyError) else reason
             raise UserError(f"{self._progress} cannot be read ({reason}); {again}") from error
         for name, value in self._facts.items():
             if before.get(name) != value:
