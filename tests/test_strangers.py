@@ -4,8 +4,10 @@ import functools
 import io
 import json
 import os
+import struct
 import tarfile
 
+import numpy as np
 import pytest
 import tfds_data
 from PIL import Image
@@ -143,6 +145,24 @@ def test_a_file_of_millions_of_pieces_is_refused(bomb, few, reason):
             continue
         with pytest.raises(UndecodableImageError, match=rf"x: .*more than \d+ {reason}"):
             decode(bomb(_MANY), name="x")
+
+
+def _rle_bmp(width, height, runs):
+    """A run-length encoded BMP of grey."""
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    start = 14 + len(header) + len(palette)
+    return struct.pack("<2sIII", b"BM", start + len(runs), 0, start) + header + palette + runs
+
+
+def test_a_bmp_whose_runs_are_a_pixel_each_is_read():
+    row = b"".join(bytes([1, x % 251]) for x in range(1000)) + b"\0\0"
+    bmp = _rle_bmp(1000, 1000, row * 1000)
+    image = np.asarray(decode_image(bmp, name="x"))
+    np.testing.assert_array_equal(image[:, :, 0], np.tile(np.arange(1000) % 251, (1000, 1)))
+    # Steps of no length, without an end.
+    with pytest.raises(UndecodableImageError, match="reads"):
+        decode_image(_rle_bmp(8, 8, b"\0\2\0\0" * _MANY), name="x")
 
 
 @pytest.mark.parametrize("key", ["b/../../x", "b/./x", "b//x", "../x", "b/x\0"])

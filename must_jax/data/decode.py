@@ -60,6 +60,7 @@ _hush()
 # Of a file's header by Pillow, which reads comments, padding and empty pieces byte by byte: with a
 # million a large picture is opened, and in a second.
 MAX_READS = 2**20
+_READ_BY_PIXEL = ("BMP", "DIB")  # where they are run-length encoded
 _EXIF = b"Exif\0\0"
 MAX_EXIF = 100  # pieces, each of which Pillow copies with all before it
 _MOST_SEGMENTS = 1000  # before a JPEG's pixels, to look through for one that has EXIF
@@ -208,20 +209,24 @@ class _Patient(io.BytesIO):
         if data.startswith(_JPEG) and data.count(_EXIF) > MAX_EXIF:
             raise ValueError(f"more than {MAX_EXIF} EXIF segments")
         super().__init__(data)
-        self._reads = 0
+        self.allowed = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As by `io.BytesIO`, but for the number of calls."""
-        self._reads += 1
-        if self._reads > MAX_READS:
+        self.allowed -= 1
+        if self.allowed < 0:
             raise ValueError(f"its header or its pieces take more than {MAX_READS} reads")
         return super().read(size)
 
 
 def open_image(data: bytes) -> Image.Image:
     """An image of which only the header has been read; Pillow's own errors."""
+    file = _Patient(data)
     try:
-        return Image.open(_Patient(data), formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
+        if image.format in _READ_BY_PIXEL:
+            file.allowed += 2 * math.prod(image.size)
+        return image
     except Image.DecompressionBombError:
         image = _scaled_jpeg(data)
         if image is None:
