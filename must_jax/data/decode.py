@@ -228,10 +228,10 @@ def open_image(data: bytes) -> Image.Image:
             file.allowed += 2 * math.prod(image.size)
         return image
     except Image.DecompressionBombError:
-        image = _scaled_jpeg(data)
-        if image is None:
+        scaled = _scaled_jpeg(data)
+        if scaled is None:
             raise
-        return image
+        return scaled
 
 
 def _scaled_jpeg(data: bytes) -> Image.Image | None:
