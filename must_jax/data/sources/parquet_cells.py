@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from typing import Any
 
-_ROWS = 4096  # at a time
+_ROWS = 1024  # at a time
 # Bytes of cells that a byte of the file may stand for, and what is allowed to any file. Paths that
 # differ in a number alone come to a hundred.
 _MAX_GROWTH, _ALLOWED = 1000, 2**24
