@@ -208,6 +208,12 @@ def test_every_kind_of_text_in_parquet(tmp_path, kind):
     assert source.labels.tolist() == [0, 2]
 
 
+def test_categories_of_numbers_in_parquet(tmp_path):
+    labels = pa.array([2, 0]).dictionary_encode()
+    path = _parquet(tmp_path / "l.parquet", path=["a.jpg", "b.jpg"], label=labels)
+    assert open_source(path, classes=CLASSES, labels="required").labels.tolist() == [2, 0]
+
+
 def test_a_parquet_file_whose_footer_is_damaged(tmp_path):
     """The library complains with an OSError, on several lines."""
     path = _parquet(tmp_path / "l.parquet", path=["a.jpg", "b.jpg"])
@@ -275,6 +281,10 @@ def test_cells_without_end(tmp_path, text, expected):
         ({"path": ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes; 131072 are the most"),
         ({"path": ["a"] + ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes"),
         ({"path": ["x" * 100_000] * 6000}, "bytes stand for more than 16 MiB"),
+        (
+            {"path": pa.DictionaryArray.from_arrays([0] * 6000, ["x" * 100_000])},
+            "bytes stand for more than 16 MiB",
+        ),
         ({"path": ["a"] * 60, "label": ["x" * 1_000_000] * 60}, "a cell of 1000000 bytes"),
         ({"path": ["a"] * 4_000_000}, "4000000 rows in"),
     ],

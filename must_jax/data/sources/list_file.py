@@ -168,7 +168,7 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
         if image is None:
             raise no_image_field(path, schema.names, named=image_field, what="column")
         label = find_field(schema.names, named=label_field, usual=LABEL_FIELDS)
-        types = {name: schema.field(name).type for name in (image, label) if name}
+        types = {name: _stored(schema.field(name).type) for name in (image, label) if name}
         for name, kind in types.items():
             is_text, is_number = _is_text(kind), pa.types.is_integer(kind)
             if not (is_text or pa.types.is_null(kind) or (name != image and is_number)):
@@ -194,8 +194,14 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
     return Columns(paths, cells[label] if label else None, range(1, len(paths) + 1))
 
 
+def _stored(kind: Any) -> Any:
+    """The type of the values, where those that are repeated are stored once."""
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def _is_text(kind: Any) -> bool:
     import pyarrow as pa
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return kind in (pa.string(), pa.large_string(), pa.string_view())

@@ -44,11 +44,14 @@ def parquet_cells(
                 _check_lengths(array.dictionary)
             break
         for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(columns)):
-            size += batch.nbytes
-            if size > limit:
-                raise ValueError(f"{len(data)} bytes stand for more than {limit >> 20} MiB")
             for name, values in cells.items():
-                values += batch.column(name).to_pylist()
+                array = batch.column(name)
+                if pa.types.is_dictionary(array.type):
+                    array = array.dictionary_decode()
+                size += array.nbytes
+                if size > limit:
+                    raise ValueError(f"{len(data)} bytes stand for more than {limit >> 20} MiB")
+                values += array.to_pylist()
     return cells
 
 
