@@ -9,7 +9,7 @@ from typing import Any
 from must_jax.errors import UserError
 from must_jax.local_files import read_text
 
-_MAX_STEPS = 16  # SigLIP's have five at most
+_MAX_STEPS = 16  # what transformers writes for SigLIP 2 has three
 _MAX_GROWTH = 1024  # of a text's length, by all steps together
 # Letters of a pattern that stand for one character, and what repeats the one before.
 _ONE_CHARACTER = re.compile(r"\\p\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)

@@ -73,11 +73,6 @@ def masked_patches(patch_mask: jax.Array, *, num_masked: int) -> jax.Array:
     return order[:, :num_masked].astype(jnp.int32)
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every number in the arrays of a tree is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
 def in_parts(function: Callable[..., Any], num_parts: int, *arrays: jax.Array) -> Any:
     """`function(*arrays)` for parts of the arrays' rows, stacked: every leaf is (num_parts, ...).
 
@@ -208,8 +203,9 @@ def train_step(
     grad_norm = optax.tree.norm(grads)
     is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
     # Of a teacher without numbers, no pseudo-label is confident, and the losses are finite.
-    is_finite &= all_finite(teacher_logits)
-    is_finite &= all_finite(params)  # which an absurd rate makes infinite of finite gradients
+    is_finite &= jnp.all(jnp.isfinite(teacher_logits))
+    # Of finite gradients, an absurd rate makes infinite parameters.
+    is_finite &= jnp.isfinite(optax.tree.norm(params, ord=jnp.inf))
     metrics |= {
         "learning_rate": learning_rate(state.step),
         "ema_decay": decay,

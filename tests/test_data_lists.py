@@ -309,6 +309,17 @@ def test_a_long_list_in_groups_of_rows_keeps_its_order(tmp_path):
     assert source.labels.tolist() == [0, 2] * 10_000
 
 
+def test_groups_without_rows(tmp_path):
+    empty, one = (pa.table({"path": pa.array(names, pa.string())}) for names in ([], ["a.jpg"]))
+    with pq.ParquetWriter(tmp_path / "l.parquet", empty.schema) as writer:
+        writer.write_table(empty)
+        writer.write_table(one)
+    assert _names(open_source(tmp_path / "l.parquet")) == [str(tmp_path / "a.jpg")]
+    pq.write_table(empty, tmp_path / "l.parquet")
+    with pytest.raises(UserError, match="no images in this list"):
+        open_source(tmp_path / "l.parquet")
+
+
 def test_ill_formed_parquet(tmp_path):
     path = tmp_path / "l.parquet"
     twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["path", "path"])

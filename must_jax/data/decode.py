@@ -57,12 +57,13 @@ def _hush() -> None:
 
 _hush()
 
-# Of a file's header by Pillow, which reads comments, padding and empty pieces byte by byte: with a
-# million a large picture is opened, and in a second.
+# Of a file by Pillow, which reads comments, padding and empty pieces byte by byte: a million take a
+# second or two, and a PNG of 256 MiB in the usual pieces of 8 KiB takes a tenth.
 MAX_READS = 2**20
 _READ_BY_PIXEL = ("BMP", "DIB")  # where they are run-length encoded
 _EXIF = b"Exif\0\0"
-MAX_EXIF = 100  # pieces, each of which Pillow copies with all before it
+MAX_EXIF = 100  # segments, each of which Pillow copies with all before it
+_FEW_BYTES = 2**20  # of which these copies take a second at most, and are not counted
 _MOST_SEGMENTS = 1000  # before a JPEG's pixels, to look through for one that has EXIF
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # what a JPEG and each of its scans start with
 MAX_SCANS = 100  # of a JPEG; progressive ones have ten or so, and their thumbnails too
@@ -206,7 +207,8 @@ class _Patient(io.BytesIO):
 
     def __init__(self, data: bytes):
         """Refuses JPEGs of hundreds of EXIF segments."""
-        if data.startswith(_JPEG) and data.count(_EXIF) > MAX_EXIF:
+        is_large = len(data) > _FEW_BYTES
+        if is_large and data.startswith(_JPEG) and data.count(_EXIF) > MAX_EXIF:
             raise ValueError(f"more than {MAX_EXIF} EXIF segments")
         super().__init__(data)
         self.allowed = MAX_READS

@@ -169,17 +169,21 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
             raise no_image_field(path, schema.names, named=image_field, what="column")
         label = find_field(schema.names, named=label_field, usual=LABEL_FIELDS)
         types = {name: _stored(schema.field(name).type) for name in (image, label) if name}
-        for name, kind in types.items():
-            is_text, is_number = _is_text(kind), pa.types.is_integer(kind)
-            if not (is_text or pa.types.is_null(kind) or (name != image and is_number)):
-                what, field = (
-                    ("a path", "image") if name == image else ("a name or an integer", "label")
-                )
-                raise UserError(
-                    f"{path}: column {name!r} has values of type {kind}, where {what} is expected; "
-                    f"say which column has the {'paths' if name == image else 'labels'} with "
-                    f"config.dataset.{field}_field"
-                )
+        if not (_is_text(types[image]) or pa.types.is_null(types[image])):
+            raise UserError(
+                f"{path}: column {image!r} has values of type {types[image]}, where a path is "
+                "expected; say which column has the paths with config.dataset.image_field"
+            )
+        if label and not (
+            _is_text(types[label])
+            or pa.types.is_null(types[label])
+            or pa.types.is_integer(types[label])
+        ):
+            raise UserError(
+                f"{path}: column {label!r} has values of type {types[label]}, where a name or an "
+                "integer is expected; say which column has the labels with "
+                "config.dataset.label_field"
+            )
         cells = parquet_cells(data, list(types), texts=[n for n, t in types.items() if _is_text(t)])
     # Beside the library's own: names that are there twice, text that is not UTF-8, damage.
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,10 +40,10 @@ def parquet_cells(
     stored = pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(texts))
     cells: dict[str, list[Any]] = {name: [] for name in columns}
     for group in range(file.metadata.num_row_groups):
-        for batch in stored.iter_batches(batch_size=1, row_groups=[group], columns=list(texts)):
-            for array in batch.columns:
-                _check_lengths(array.dictionary)
-            break
+        # One row, if there is any, brings all texts of its group that are stored once.
+        rows = stored.iter_batches(batch_size=1, row_groups=[group], columns=list(texts))
+        for array in (array for row in itertools.islice(rows, 1) for array in row.columns):
+            _check_lengths(array.dictionary)
         for batch in file.iter_batches(_ROWS, row_groups=[group], columns=list(columns)):
             for name, values in cells.items():
                 array = batch.column(name)
