@@ -231,3 +231,8 @@ def save_openai(model, folder):
     write_tokenizer(folder, model.config.text_config.vocab_size)
     torch.jit.script(to_openai(model)).save(folder / "clip.pt")
     return folder / "clip.pt"
+
+
+def write_config(folder, **config):
+    """A folder's config.json with these fields alone, the rest being defaults."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip"} | config))
