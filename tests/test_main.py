@@ -158,8 +158,11 @@ REFUSALS = {
     "unknown mode": (["--mode=fly"], "fly"),
     "flag of another mode": (["--top_k=3"], "--top_k goes with --mode=predict"),
     "unknown tree": (["--mode=predict", "--tree=oak"], "oak"),
-    "unknown format": (["--mode=predict", "--output=x.xlsx"], "must end in .csv"),
-    "an ending without a name": (["--mode=predict", "--output=.csv"], "must end in .csv"),
+    "unknown format": (["--mode=predict", "--output=x.xlsx"], "must be a name that ends in .csv"),
+    "an ending without a name": (
+        ["--mode=predict", "--output=.csv"],
+        "must be a name that ends in .csv",
+    ),
     "a step of thousands of digits": (["--mode=eval", f"--step={'9' * 5000}"], "must be last, "),
     "a range of thousands of digits": ([f"--profile=1:{'9' * 5000}"], "is no range of steps"),
     "a port of thousands of digits": (

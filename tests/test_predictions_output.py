@@ -315,7 +315,7 @@ def test_without_failures_there_is_no_list_of_them(tmp_path):
 
 def test_outputs_that_would_lose_something_are_refused(tmp_path):
     for path, told in {
-        "out.xlsx": "must end in .csv, .jsonl or .parquet",
+        "out.xlsx": "must be a name that ends in .csv, .jsonl or .parquet",
         "gs://b/out.csv": "local",
     }.items():
         with pytest.raises(UserError, match=told):
