@@ -29,9 +29,8 @@ def check_output(path: str) -> pathlib.Path:
     """
     local = local_path(path, called="--output", advice="copy the file when it is complete")
     if pathlib.Path(local).suffix.lower() not in ENDINGS:
-        raise UserError(
-            f"--output={path} must be a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
-        )
+        known = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+        raise UserError(f"--output={path} must be a name that ends in {known}")
     return pathlib.Path(local)
 
 
