@@ -240,7 +240,7 @@ def test_one_image_is_enough(inputs, run, tmp_path):
 REFUSED = {
     "top_k": ({"top_k": 4}, "--top_k=4 must be from 1 to 3"),
     "no top_k": ({"top_k": 0}, "--top_k=0 must be from 1 to 3"),
-    "ending": ({"output": "{tmp}/out.txt"}, r"must be a name that ends in \.csv, \.jsonl or \.parquet"),
+    "ending": ({"output": "{tmp}/out.txt"}, r"a name that ends in \.csv, \.jsonl or \.parquet"),
     "images": ({"images": "{tmp}/nowhere"}, "nowhere does not exist"),
     "nothing decodes": ({"images": "{tmp}/bad"}, "none of the 1 images that were tried"),
 }
