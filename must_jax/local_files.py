@@ -68,10 +68,15 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> byt
     """
     with open_regular(path) as file:
         if limit is None:
-            limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            limit = machine_memory()
         if os.fstat(file.fileno()).st_size > limit:
             raise too_large(path, limit)
         return file.readall()
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def too_large(path: str | os.PathLike[str], limit: int) -> OSError:

@@ -196,7 +196,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def _reason(error: BaseException, *, line: int | None) -> str:
     """What is wrong with the flags, or in a line of the config file."""
     try:
-        told = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = [text.strip() for text in str(error).splitlines() if text.strip()]
     except Exception:  # of the config file's own making
         told = []
     if isinstance(error, flags.Error):

@@ -123,7 +123,7 @@ class ClipSpec:
             raise ValueError(f"embedding {self.embed_dim} differs from the pooled width {width}")
 
     def check_numbers(self) -> None:
-        """Refuses numbers with which no image has finite logits in float32, or all have the same.
+        """Refuses numbers that are far from any CLIP's, and near where float32 ends.
 
         Raises:
           ValueError: names the number, and what it may be.
