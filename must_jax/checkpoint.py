@@ -133,6 +133,7 @@ def _read(path: pathlib.Path, like: TrainState, *, shardings: Any) -> tuple[Any,
         alone.multiprocessing.barrier_sync_key_prefix = f"process_{index}"
     with alone:
         try:
+            _require_files(path)
             (path / COMPLETE).read_bytes()  # what may not be read, orbax takes for nothing
             told = ocp.metadata(path).custom_metadata or {}
         except Exception as error:
@@ -155,6 +156,20 @@ def _read(path: pathlib.Path, like: TrainState, *, shardings: Any) -> tuple[Any,
             return ocp.load(path, abstract), told["notes"]
         except Exception as error:
             raise _unusable(path, error) from error
+
+
+def _require_files(folder: pathlib.Path) -> None:
+    """Refuses pipes, which would be waited for, and links, through which others' files are read.
+
+    Raises:
+      ValueError: there are some.
+      OSError: a folder can't be read.
+    """
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            _require_files(pathlib.Path(entry.path))
+        elif not entry.is_file(follow_symlinks=False):
+            raise ValueError(f"{entry.name} is no file")
 
 
 def shapes_of(state: TrainState) -> list[list[Any]]:
@@ -246,7 +261,11 @@ def _unusable(path: pathlib.Path, error: Exception) -> UserError:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> DamagedCheckpointError:
-    return DamagedCheckpointError(f"{path} is damaged ({reason.strip().partition(chr(10))[0]})")
+    # Tensorstore goes on with pages of how it was asked.
+    told = re.split(r"\n| \[tensorstore_spec|\. See full TensorStore", reason.strip(), maxsplit=1)[
+        0
+    ]
+    return DamagedCheckpointError(f"{path} is damaged ({told})")
 
 
 def digest(tree: Any) -> str:

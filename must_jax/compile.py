@@ -5,12 +5,26 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from must_jax import sharding
 from must_jax.eval_step import count_right, most_probable
+from must_jax.models import VisionSpec
 from must_jax.state import Params, TrainState, state_shapes
 from must_jax.train_step import train_step
+
+
+def batch_shapes(vision: VisionSpec, *, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The batch of `train_step`; of images without labels, `label` may be missing."""
+    size = vision.image_size
+    image = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.uint8)
+    return {
+        "image_weak": image,
+        "image_strong": image,
+        "patch_mask": jax.ShapeDtypeStruct((batch_size, vision.num_patches), jnp.bool_),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
 
 
 def jit_train_step(mesh: Mesh, params: Params, **keywords: Any) -> Callable[..., Any]:

@@ -22,6 +22,12 @@ class Judge:
         self._class_names = class_names
         self._threshold = threshold
 
+    def has_begun(self) -> bool:
+        """Whether the notes have zero-shot CLIP's predictions of all images of the probe."""
+        # Earlier versions left out those that did not decode.
+        found = self._notes.probe
+        return found is not None and len(found["zeroshot"]["predicted"]) == len(self._probe.images)
+
     def begin(self, zero_shot: Params, **keywords: Any) -> None:
         """Takes the parameters before the first step; `keywords` are the probe's."""
         found = self._probe(zeroshot=zero_shot, **keywords)["zeroshot"]

@@ -129,7 +129,8 @@ class MetricWriter:
             return
         # The disk may have taken them after the checkpoint.
         there = set(_read_lines(self._path))
-        self._unwritten += [line + b"\n" for line in map(str.encode, lines) if line not in there]
+        missing = [line for line in map(str.encode, lines) if line not in there]
+        self._unwritten += [line + b"\n" for line in missing if _step_of(line) < math.inf]
         self._write_lines()
 
     def _write_lines(self) -> None:

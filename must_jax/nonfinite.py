@@ -20,6 +20,7 @@ from must_jax.data.sources import Source
 from must_jax.errors import UserError, first_line
 from must_jax.local_files import open_regular
 from must_jax.metrics import strict_json
+from must_jax.noted import wrong_in_step
 from must_jax.progress import STEPS_AHEAD, say
 from must_jax.state import TrainState
 
@@ -240,6 +241,9 @@ def read_dump(
     try:
         restored = restore_latest(str(folder), like, shardings=shardings)
         batch = _read_batch(folder / "batch.npz")
+        wrong = wrong_in_step(restored.notes)
+        if wrong:
+            raise UserError(f"{folder} is no dump of a run ({wrong})")
         if _described(batch) != restored.notes["batch"]:
             raise UserError(f"{folder / 'batch.npz'} is not what was saved")
     except UserError as error:

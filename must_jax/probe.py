@@ -30,7 +30,7 @@ class Probe:
     def __call__(
         self, *, between_batches: Callable[[], None], **trees: Params
     ) -> dict[str, ProbePredictions]:
-        """Of each tree, laid out by `state_shardings`; images that don't decode are left out.
+        """Of each tree, laid out by `state_shardings`.
 
         `between_batches` is called as often on every process, and may end it by raising.
 
@@ -38,17 +38,22 @@ class Probe:
           UserError: no image decodes.
         """
         found: dict[str, list[np.ndarray]] = {name: [] for name in trees}
+        known = []
         for batch in self._predictor.batches(self.images, between_batches=between_batches, **trees):
             for name, ranked in batch.ranked.items():
-                is_known = ranked.is_known
-                probabilities = ranked.probabilities[is_known]
-                by_class = np.zeros_like(probabilities)
-                np.put_along_axis(by_class, ranked.classes[is_known], probabilities, axis=1)
+                by_class = np.zeros_like(ranked.probabilities)
+                # Of what is not known, all are written into the last class.
+                np.put_along_axis(by_class, ranked.classes, ranked.probabilities, axis=1)
                 found[name].append(by_class)
-        rows = {name: np.concatenate(parts) for name, parts in found.items()}
-        if not all(map(len, rows.values())):
+            known.append(next(iter(batch.ranked.values())).is_known)
+        count = len(self.images)
+        is_known = np.concatenate(known)[:count]
+        if not is_known.any():
             raise UserError(
-                f"none of {len(self.images)} images spread over {self.images.path} decode; mend "
-                "or remove those that don't"
+                f"none of {count} images spread over {self.images.path} decode; mend or remove "
+                "those that don't"
             )
-        return {name: ProbePredictions.of(probabilities) for name, probabilities in rows.items()}
+        return {
+            name: ProbePredictions.of(np.concatenate(parts)[:count], is_known=is_known)
+            for name, parts in found.items()
+        }

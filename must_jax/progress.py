@@ -81,6 +81,8 @@ class Progress:
         if step % self._log_every_steps and step != self._num_steps:
             return
         fetched = self._fetch()
+        # A checkpoint of another version may hold other ones.
+        fetched = [m for m in fetched if m.keys() == fetched[-1].keys()]
         performance = self._telemetry.lap()
         finite = [m for m in fetched if m["is_finite"]]
         names = [name for name in fetched[0] if name != "is_finite"]

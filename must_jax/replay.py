@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from must_jax import sharding
-from must_jax.compile import jit_train_step
+from must_jax.compile import batch_shapes, jit_train_step
 from must_jax.errors import UserError
 from must_jax.experiment import build
 from must_jax.nonfinite import find_dump, name_some, read_dump
@@ -38,6 +38,10 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     like = experiment.state_shapes()
     shardings = sharding.state_shardings(mesh, like)
     state, batch, told = read_dump(folder, like, shardings=shardings)
+    expected = batch_shapes(experiment.spec.vision, batch_size=len(told["images"]))
+    found = {n: jax.ShapeDtypeStruct(array.shape, array.dtype) for n, array in batch.items()}
+    if found != {n: expected[n] for n in expected if n in found or n != "label"}:
+        raise UserError(f"the batch in {folder} is no batch of this config's model")
     keywords = experiment.step_keywords(shapes, steps_per_epoch=told["steps_per_epoch"])
     parts = sharding.num_row_shards(mesh)
     if any(len(array) % parts for array in batch.values()):

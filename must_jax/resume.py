@@ -247,6 +247,8 @@ def _check_same(
 ) -> None:
     """Tells what differs from the run so far, and refuses what would make another run of it."""
     refused = _changed_facts(facts, notes.facts, fields=fields)
+    if max(notes.failed_records, default=-1) >= facts["number of images"]:
+        refused.append(f"image {max(notes.failed_records)} did not decode, which is not there")
     before = notes.config if notes.config is not None else _saved_fields(workdir)
     # A version without a field did what its default does; a run without any is not compared.
     before = fields if before is None else dict(flat_fields(default_config())) | before
@@ -276,7 +278,7 @@ def _changed_facts(
     for name in changed:
         if name not in _CONTENTS:
             told.append(f"the {name}: {before[name]} -> {now[name]}")
-        elif name != "training images (SHA-256)" or "number of images" not in changed:
+        elif name != IMAGES or "number of images" not in changed:
             content, field = _CONTENTS[name]
             told.append(
                 f"the {content} are others than those the run began with: {fields[field]!r}"

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Self
 
 from must_jax.errors import UserError
+from must_jax.noted import wrong_in_run
 
 LINE = "line"  # what holds a log line among the `pending`
 
@@ -48,7 +49,7 @@ class RunNotes:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, notes: dict[str, Any], *, path: str) -> Self:
+    def from_json(cls, notes: Any, *, path: str) -> Self:
         """The notes that a checkpoint holds.
 
         Args:
@@ -56,12 +57,19 @@ class RunNotes:
           path: what to call the run in a message.
 
         Raises:
-          UserError: they have what this version doesn't know.
+          UserError: they have what this version doesn't know, or are none that a run leaves.
         """
-        unknown = notes.keys() - {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = notes.keys() - known if isinstance(notes, dict) else set()
         if unknown:
             raise UserError(
                 f"{path}: its checkpoint notes {min(unknown)!r}, unknown to this version; use the "
                 "one that wrote it"
+            )
+        wrong = wrong_in_run(notes)
+        if wrong:
+            raise UserError(
+                f"{path}: what its checkpoint notes is not what a run leaves ({wrong}); use "
+                "another one"
             )
         return cls(**notes)

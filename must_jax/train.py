@@ -126,11 +126,8 @@ class _Run:
         source, notes = self._evaluator.source, self.notes
         path = source.path if source else None
         if notes.zero_shot is None or notes.test != path:
-            student: Params = self.state.params
-            if self.step:
-                student = self._experiment.zero_shot_student()
-                student = sharding.put(student, sharding.state_shardings(self._mesh, student))
-            before, notes.zero_shot = notes.zero_shot, fields(self._evaluate(zeroshot=student))
+            scores = self._evaluate(zeroshot=self._zero_shot_student())
+            before, notes.zero_shot = notes.zero_shot, fields(scores)
             notes.test = path
             if notes.best_by_labels is not None and notes.zero_shot != before:
                 say(
@@ -138,11 +135,18 @@ class _Run:
                     "epoch by labels is looked for anew, from here on"
                 )
                 notes.best_by_labels = None
-        if notes.probe is None:
-            self._judge.begin(self.state.params, between_batches=self._preemption.check)
+        if not self._judge.has_begun():
+            self._judge.begin(self._zero_shot_student(), between_batches=self._preemption.check)
         metric = self._config.eval_metric
         if source:
             say(f"zero-shot {IN_WORDS[metric]} {percent(notes.zero_shot[f'zeroshot_{metric}'])}")
+
+    def _zero_shot_student(self) -> Params:
+        """The parameters before the first step."""
+        if self.step == 0:
+            return self.state.params
+        student = self._experiment.zero_shot_student()
+        return sharding.put(student, sharding.state_shardings(self._mesh, student))
 
     def _evaluate(self, **trees: Params) -> Scores:
         return self._evaluator(between_batches=self._preemption.check, **trees)

@@ -16,7 +16,7 @@ from fuzz import families, images  # noqa: E402
 from fuzz.worker import run_cases  # noqa: E402
 
 PATHS = os.pathsep.join(map(str, (ROOT, ROOT / "tools", ROOT / "tests")))
-CASES = {"checkpoints": 110, "converted": 56, "images": 161, "texts": 180}
+CASES = {"checkpoints": 110, "converted": 56, "images": 161, "runs": 80, "texts": 180}
 
 
 @pytest.mark.multiprocess

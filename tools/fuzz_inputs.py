@@ -3,11 +3,11 @@
     python tools/fuzz_inputs.py [--cases N] [--seed 0] [--only images]
 
 Checkpoints of every family through the program that converts them; converted checkpoints as the
-trainer loads them; images through decoding and both loaders; configs, names, templates,
-descriptions and lists through the command line. Each case runs in a process with limits on time
-and memory. A fault is all but a refusal of one line or a right result: a crash, a hang, a
-traceback, a program run, a file written elsewhere or by half. Faults are listed, and the exit code
-is 1 if there are any. Needs what the tests need.
+trainer loads them; workdirs as a run goes on from them; images through decoding and both loaders;
+configs, names, templates, descriptions and lists through the command line. Each case runs in a
+process with limits on time and memory. A fault is all but a refusal of one line or a right result:
+a crash, a hang, a traceback, a program run, a file written elsewhere or by half. Faults are listed,
+and the exit code is 1 if there are any. Needs what the tests need.
 """
 
 import argparse

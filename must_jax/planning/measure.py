@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from must_jax import sharding
-from must_jax.compile import jit_eval_step, jit_train_step
+from must_jax.compile import batch_shapes, jit_eval_step, jit_train_step
 from must_jax.errors import UserError, first_line
 from must_jax.experiment import Experiment
 from must_jax.planning.costs import Costs, count
@@ -74,10 +74,7 @@ def measure(experiment: Experiment, topology: Topology, batch_size: int) -> Meas
     vision, shapes = experiment.spec.vision, experiment.student_shapes()
     keywords = experiment.step_keywords(shapes, steps_per_epoch=1000)
     state = state_shapes(shapes, optimizer=keywords["optimizer"])
-    image = jax.ShapeDtypeStruct((batch_size, vision.image_size, vision.image_size, 3), jnp.uint8)
-    mask = jax.ShapeDtypeStruct((batch_size, vision.num_patches), jnp.bool_)
-    label = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    batch = {"image_weak": image, "image_strong": image, "patch_mask": mask, "label": label}
+    batch = batch_shapes(vision, batch_size=batch_size)
     state_bytes = _bytes_on_a_chip(mesh, state)
     options = dict(topology.compiler_options)
     run_step: Any = jit_train_step(mesh, shapes, **keywords)
@@ -94,7 +91,7 @@ def measure(experiment: Experiment, topology: Topology, batch_size: int) -> Meas
             image_std=experiment.spec.image_std,
         )
         valid = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
-        images = {"image": image, "label": label, "valid": valid}
+        images = {"image": batch["image_weak"], "label": batch["label"], "valid": valid}
         evaluation = _compile(
             lambda: eval_step.lower(shapes, images).compile(options),
             state_bytes,

@@ -11,9 +11,16 @@ that agree, are diverse and wrong: for that, agreement with zero-shot CLIP is me
 """
 
 from must_jax.quality.judgement import Alarm, alarms, ranking
-from must_jax.quality.measures import ClassifierQuality, ProbePredictions, Quality, measure
+from must_jax.quality.measures import (
+    COUNTS,
+    ClassifierQuality,
+    ProbePredictions,
+    Quality,
+    measure,
+)
 
 __all__ = [
+    "COUNTS",
     "Alarm",
     "ClassifierQuality",
     "ProbePredictions",

@@ -120,8 +120,8 @@ def departed(history: Sequence[Quality]) -> Alarm | None:
     it on most of them is asked for as well.
     """
     now = history[-1]
-    if now.sure_teacher_zeroshot >= min(CONTRADICTS, 2 * now.sure_confidence - 1):
-        return None
+    if not now.sure_teacher_zeroshot < min(CONTRADICTS, 2 * now.sure_confidence - 1):
+        return None  # nor where none of those images decoded both times
     return Alarm(
         "departed",
         f"the teacher agrees with zero-shot CLIP on {now.sure_teacher_zeroshot:.1%} of the half of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,10 @@ class ProbePredictions:
     """What one classifier says of N probe images, the same ones each time, K classes.
 
     Attributes:
-      predicted: (N,) int, the most probable class.
-      confidence: (N,), its probability.
-      mean_probabilities: (K,), over the images.
-      mean_entropy: of an image's probabilities, in nats, over the images.
+      predicted: (N,) int, the most probable class; -1 where an image did not decode.
+      confidence: (N,), its probability; 0 where an image did not decode.
+      mean_probabilities: (K,), over the images that decoded.
+      mean_entropy: of an image's probabilities, in nats, over those images.
     """
 
     predicted: np.ndarray
@@ -25,15 +26,23 @@ class ProbePredictions:
     mean_probabilities: np.ndarray
     mean_entropy: float
 
+    @property
+    def is_known(self) -> np.ndarray:
+        """(N,), whether an image decoded."""
+        return self.predicted >= 0
+
     @classmethod
-    def of(cls, probabilities: np.ndarray) -> ProbePredictions:
-        """From probabilities (N, K) of at least one image."""
+    def of(
+        cls, probabilities: np.ndarray, *, is_known: np.ndarray | bool = True
+    ) -> ProbePredictions:
+        """From probabilities (N, K), and (N,) which images decoded: at least one."""
         p = np.asarray(probabilities, np.float64)
+        known = p[np.broadcast_to(is_known, len(p))]
         return cls(
-            predicted=p.argmax(axis=1),
-            confidence=p.max(axis=1),
-            mean_probabilities=p.mean(axis=0),
-            mean_entropy=float(np.mean(entropy(p))),
+            predicted=np.where(is_known, p.argmax(axis=1), -1),
+            confidence=np.where(is_known, p.max(axis=1), 0),
+            mean_probabilities=known.mean(axis=0),
+            mean_entropy=float(np.mean(entropy(known))),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -62,33 +71,43 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -np.sum(p * np.log(np.where(p == 0, 1, p)), axis=-1)
 
 
+def _mean(values: np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
 def agreement(one: ProbePredictions, other: ProbePredictions) -> float:
-    """Share of the images that two classifiers take for the same class."""
-    return float(np.mean(one.predicted == other.predicted))
+    """Share of the images that two classifiers take for the same class.
+
+    Of those that decoded for both; NaN where there are none.
+    """
+    both = one.is_known & other.is_known
+    return _mean((one.predicted == other.predicted)[both])
 
 
 def consensus(one: ProbePredictions, other: ProbePredictions) -> float:
     """Mutual information of the classes of two classifiers, over its most, log K; 1 where K is 1.
 
+    Both are of the same images that decoded.
     1 where both agree, or differ by no more than the classes' names, and use all classes equally
     often; 0 where the class that one says tells nothing of the other's, as after a collapse.
     """
     num_classes = len(one.mean_probabilities)
     if num_classes == 1:
         return 1.0
-    joint = one.predicted.astype(np.int64) * num_classes + other.predicted
+    first, second = (p.predicted[p.is_known].astype(np.int64) for p in (one, other))
 
     def of_classes(classes: np.ndarray) -> np.ndarray:
         _, counts = np.unique(classes, return_counts=True)
         return entropy(counts / counts.sum())
 
-    information = of_classes(one.predicted) + of_classes(other.predicted) - of_classes(joint)
+    joint = of_classes(first * num_classes + second)
+    information = of_classes(first) + of_classes(second) - joint
     return float(information / np.log(num_classes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifierQuality:
-    """What the predictions of one classifier tell of it.
+    """What the predictions of one classifier tell of it, by the images that decoded.
 
     Attributes:
       mean_confidence: mean of the largest probabilities.
@@ -110,15 +129,19 @@ class ClassifierQuality:
     information: float
 
 
+COUNTS = ("largest_class", "classes_never_predicted", "num_classes")  # all else are shares
+
+
 def classifier_quality(probe: ProbePredictions, *, threshold: float) -> ClassifierQuality:
     """The quality of one classifier; confident is strictly above the threshold, as in training."""
     num_classes = len(probe.mean_probabilities)
-    counts = np.bincount(probe.predicted, minlength=num_classes)
+    known = probe.is_known
+    counts = np.bincount(probe.predicted[known], minlength=num_classes)
     most = np.log(num_classes)
     information = entropy(probe.mean_probabilities) - probe.mean_entropy
     return ClassifierQuality(
-        mean_confidence=float(np.mean(probe.confidence)),
-        confident_fraction=float(np.mean(probe.confidence > threshold)),
+        mean_confidence=float(np.mean(probe.confidence[known])),
+        confident_fraction=float(np.mean(probe.confidence[known] > threshold)),
         class_entropy=float(entropy(counts / counts.sum()) / most) if most else 1.0,
         largest_share=float(counts.max() / counts.sum()),
         largest_class=int(counts.argmax()),
@@ -133,9 +156,10 @@ class Quality:
 
     Attributes:
       zeroshot, student, teacher: each by itself; zero-shot CLIP is the same in all of a run.
-      teacher_student, teacher_zeroshot, student_zeroshot: agreement of two.
+      teacher_student, teacher_zeroshot, student_zeroshot: `agreement` of two.
       consensus: of teacher and student, what `ranking` goes by.
-      sure_teacher_zeroshot: agreement on the half of the images that zero-shot CLIP is surest of.
+      sure_teacher_zeroshot: agreement on the half of the images that zero-shot CLIP is surest of,
+        among those that decoded for both.
       sure_confidence: zero-shot CLIP's mean confidence there.
       stability: agreement of the teacher with that of the evaluation before; with zero-shot CLIP,
         from which it starts, at the first one.
@@ -184,17 +208,18 @@ def measure(
     teacher_before: ProbePredictions | None,
     threshold: float,
 ) -> Quality:
-    """The quality at an evaluation.
+    """The quality at an evaluation; an image may decode at one and not at another.
 
     Args:
       zeroshot: predictions before training, of the same images.
       student: the student's now.
-      teacher: the teacher's now.
+      teacher: the teacher's now; what decoded for one of them decoded for both.
       teacher_before: the teacher's at the evaluation before; None at the first.
       threshold: confidence above which an image is trained on.
     """
     surest_first = np.argsort(-zeroshot.confidence, kind="stable")
-    sure = surest_first[: -(-len(surest_first) // 2)]
+    both = surest_first[(zeroshot.is_known & teacher.is_known)[surest_first]]
+    sure = both[: -(-len(both) // 2)]
     return Quality(
         zeroshot=classifier_quality(zeroshot, threshold=threshold),
         student=classifier_quality(student, threshold=threshold),
@@ -203,8 +228,8 @@ def measure(
         teacher_zeroshot=agreement(teacher, zeroshot),
         student_zeroshot=agreement(student, zeroshot),
         consensus=consensus(teacher, student),
-        sure_teacher_zeroshot=float(np.mean(teacher.predicted[sure] == zeroshot.predicted[sure])),
-        sure_confidence=float(np.mean(zeroshot.confidence[sure])),
+        sure_teacher_zeroshot=_mean(teacher.predicted[sure] == zeroshot.predicted[sure]),
+        sure_confidence=_mean(zeroshot.confidence[sure]),
         stability=agreement(teacher, teacher_before or zeroshot),
         num_classes=len(zeroshot.mean_probabilities),
     )

@@ -44,6 +44,16 @@ def _converted(folder: Path) -> dict[str, Any]:
     return {"folder": str(folder / "clip")}
 
 
+def _runs(folder: Path) -> dict[str, Any]:
+    import tiny_run
+
+    from must_jax.train import train
+
+    tiny_run.write_all(folder)
+    train(tiny_run.config(folder, log_every_steps=3), str(folder / "run"))
+    return {"folder": str(folder)}
+
+
 def _texts(folder: Path) -> dict[str, Any]:
     from tiny_run import write_checkpoint
 
@@ -62,6 +72,11 @@ FAMILIES = {
         make=lambda folder: {},
         fine=("skipped", "decoded"),
         cases_in_all=3300,
+    ),
+    "runs": Kind(
+        cases="runs:Runs",
+        make=_runs,
+        fine=("refused", "same", "the one before", "other notes"),
     ),
     "texts": Kind(cases="texts:Texts", make=_texts, fine=("refused", "built")),
 }

@@ -1,0 +1,130 @@
+"""What the JSON values may be that a run's checkpoints and dumps have beside the arrays.
+
+Their checksum tells damage. Who forges them can give them a new one.
+"""
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from must_jax.quality import COUNTS, Quality
+from must_jax.typed_json import misfit
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Accuracy = Annotated[float, Field(ge=0, le=1)] | None
+
+
+class NotedProbe(TypedDict):
+    """Predictions of unlabelled images, as `ProbePredictions.as_json` has them."""
+
+    predicted: list[Annotated[int, Field(ge=-1)]]
+    confidence: list[float]
+    mean_probabilities: Annotated[list[float], Field(min_length=1)]
+    mean_entropy: float
+
+
+class NotedProbes(TypedDict):
+    """Those of zero-shot CLIP, and of the teacher at the last evaluation."""
+
+    zeroshot: NotedProbe
+    teacher: NotRequired[NotedProbe]
+
+
+class NotedEvaluation(TypedDict):
+    """What labels and what predictions without labels tell, None where there are no labels."""
+
+    step: Count
+    epoch: Count
+    student_top1: NotRequired[Accuracy]
+    student_mean_per_class: NotRequired[Accuracy]
+    teacher_top1: NotRequired[Accuracy]
+    teacher_mean_per_class: NotRequired[Accuracy]
+    quality: Quality
+    alarms: dict[str, str]
+
+
+class NotedZeroShot(TypedDict):
+    """Accuracies before the first step."""
+
+    zeroshot_top1: Accuracy
+    zeroshot_mean_per_class: Accuracy
+
+
+class NotedBest(TypedDict):
+    """The epoch that scored best on the test images."""
+
+    step: Count
+    epoch: Count
+    teacher_top1: Annotated[float, Field(ge=0, le=1)]
+    teacher_mean_per_class: Annotated[float, Field(ge=0, le=1)]
+
+
+class NotedLine(TypedDict):
+    """A log line that the disk did not take."""
+
+    line: str
+
+
+class NotedRun(TypedDict):
+    """Of a checkpoint: `RunNotes` says what they are."""
+
+    facts: dict[str, Any]
+    config: NotRequired[dict[str, Any] | None]
+    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    test: NotRequired[str | None]
+    zero_shot: NotRequired[NotedZeroShot | None]
+    best_by_labels: NotRequired[NotedBest | None]
+    evaluated_step: NotRequired[Count]
+    probe: NotRequired[NotedProbes | None]
+    evaluations: NotRequired[list[NotedEvaluation]]
+    failed_records: NotRequired[list[Count]]
+    pending: NotRequired[list[dict[str, float] | NotedLine]]
+    skipped_steps: NotRequired[Count]
+    skipped_in_row: NotRequired[Count]
+
+
+class NotedStep(TypedDict):
+    """Of a dump: the step that a run ended at."""
+
+    step: Annotated[int, Field(ge=1, lt=2**31)]
+    steps_per_epoch: Annotated[int, Field(ge=1, lt=2**31)]
+    images: list[str]
+    batch: dict[str, Any]
+
+
+def wrong_in_run(notes: Any) -> str | None:
+    """What no run notes, and where; None where all is well."""
+    return misfit(NotedRun, notes) or _contradiction(notes)
+
+
+def wrong_in_step(notes: Any) -> str | None:
+    """The same of a dump."""
+    return misfit(NotedStep, notes)
+
+
+def _contradiction(notes: dict[str, Any]) -> str | None:
+    """What in notes of the right types no run can have, and what reads them could not bear."""
+    for name, one in (notes.get("probe") or {}).items():
+        first = notes["probe"]["zeroshot"]
+        num_images, num_classes = len(first["predicted"]), len(first["mean_probabilities"])
+        lengths = [len(one[part]) for part in ("predicted", "confidence", "mean_probabilities")]
+        if lengths != [num_images, num_images, num_classes]:
+            return f"probe.{name}: lists of other lengths"
+        if not 0 <= max(one["predicted"], default=-1) < num_classes:
+            return f"probe.{name}.predicted: other classes than there are"
+    if any(_is_out_of_range(one["quality"]) for one in notes.get("evaluations", ())):
+        return "evaluations: measures out of their range"
+    return None
+
+
+def _is_out_of_range(quality: dict[str, Any]) -> bool:
+    """Whether a count is negative or huge, or a measure is no NaN and far from its range of 1."""
+    return any(
+        _is_out_of_range(value)
+        if isinstance(value, dict)
+        else not 0 <= value < 2**31
+        if name in COUNTS
+        else abs(value) > 2
+        for name, value in quality.items()
+    )
