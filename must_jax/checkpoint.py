@@ -244,7 +244,8 @@ def silence_what_comes_late() -> None:
     show = sys.unraisablehook
 
     def show_others(told: Any) -> None:
-        if str(told.exc_value) != "Event loop is closed":
+        code = getattr(told.object, "cr_code", None)
+        if str(told.exc_value) != "Event loop is closed" and "orbax" not in str(code):
             show(told)
 
     sys.unraisablehook = show_others

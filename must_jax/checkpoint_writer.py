@@ -194,8 +194,20 @@ class Checkpoints:
         return False
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self.finish()
+        """Waits until everything is written; asks no other process, which may be at something else.
+
+        Of several processes, for as long as a process that fails waits for the others.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None and not isinstance(pending, Exception):
+            several = jax.process_count() > 1
+            try:
+                pending.result(timeout=distributed.FAREWELL_SECONDS if several else None)
+            except TimeoutError:
+                has_abandoned_threads.set()
+                return
+            except Exception:
+                has_abandoned_threads.set()
         self._close_writer()
 
     def _close_writer(self) -> None:

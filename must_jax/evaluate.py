@@ -1,33 +1,46 @@
 """Accuracy on labelled images, exact on any number of devices and processes."""
 
+import hashlib
 from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
 
-from must_jax import sharding
+from must_jax import distributed, sharding
 from must_jax.compile import jit_eval_step
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.failed_images import FailedImages
+from must_jax.progress import say
 from must_jax.scores import Scores, score_of
+from must_jax.source_digest import labels_digest, names_digest
 from must_jax.state import Params
 
 
 class Evaluator:
-    """Scores parameter trees on the test images of an experiment."""
+    """Scores parameter trees on the test images of an experiment.
+
+    Attributes:
+      source: the images; None where the config names none.
+      digest: SHA-256 of their names, in their order, and of their labels; None without images.
+    """
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
-        """Lists the test images; the first call compiles.
+        """Lists the test images; the first call compiles. All processes must call it.
 
         Raises:
-          UserError: the test images are missing or not sorted into classes.
+          UserError: the test images are missing or not sorted into classes, or others on another
+            process.
         """
         self._experiment = experiment
         self._mesh = mesh
         self.source = experiment.test_source()
+        self.digest: str | None = None
         if self.source is not None:
             self._failed = FailedImages(self.source, records=[])
+            told = f"{names_digest(self.source)} {labels_digest(self.source)}"
+            self.digest = hashlib.sha256(told.encode()).hexdigest()
+        distributed.require_same({"the SHA-256 of the test images' names": self.digest})
         self._count_right = jit_eval_step(
             mesh,
             experiment.student_shapes(),
@@ -58,6 +71,12 @@ class Evaluator:
                 counts.append({n: self._count_right(p, on_mesh) for n, p in trees.items()})
         self._failed.share()
         totals = {name: sum(c[name] for c in jax.device_get(counts)) for name in trees}
-        if not all(total.any() for _, total in totals.values()):
+        counted = min(int(total.sum()) for _, total in totals.values())
+        if not counted:
             raise UserError(f"no image in {self.source.path} decodes")
+        if counted < len(self.source):
+            say(
+                f"{len(self.source) - counted} of the {len(self.source)} images in "
+                f"{self.source.path} do not decode now, and are left out of these accuracies"
+            )
         return {name: score_of(right, total) for name, (right, total) in totals.items()}

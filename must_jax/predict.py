@@ -97,7 +97,12 @@ def predict(config: ml_collections.ConfigDict, workdir: str, *, request: Request
             )
             stack.callback(output.close)
             if request.sort_into and output.tally.images < len(source):
-                folders = ClassFolders(request.sort_into, class_names=names, facts=facts)
+                folders = ClassFolders(
+                    request.sort_into,
+                    class_names=names,
+                    facts=facts,
+                    has_begun=output.tally.images > 0,
+                )
         writer = _Writer(source, output=output, folders=folders)
         if writer.done:
             say(f"going on after {writer.done} of {len(source)} images")

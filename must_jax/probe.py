@@ -8,6 +8,7 @@ from must_jax.data.sources import Source
 from must_jax.data.sources.subset import Subset
 from must_jax.errors import UserError
 from must_jax.predictor import Predictor
+from must_jax.progress import say
 from must_jax.quality import ProbePredictions
 from must_jax.state import Params
 
@@ -52,6 +53,11 @@ class Probe:
             raise UserError(
                 f"none of {count} images spread over {self.images.path} decode; mend or remove "
                 "those that don't"
+            )
+        if not is_known.all():
+            say(
+                f"{np.sum(~is_known)} of the {count} images that tell of quality without labels do "
+                "not decode now, and are left out"
             )
         return {
             name: ProbePredictions.of(np.concatenate(parts)[:count], is_known=is_known)

@@ -38,16 +38,17 @@ def replay(config: ml_collections.ConfigDict, workdir: str) -> None:
     like = experiment.state_shapes()
     shardings = sharding.state_shardings(mesh, like)
     state, batch, told = read_dump(folder, like, shardings=shardings)
-    expected = batch_shapes(experiment.spec.vision, batch_size=len(told["images"]))
+    count = max((array.shape[0] for array in batch.values() if array.ndim), default=0)
+    expected = batch_shapes(experiment.spec.vision, batch_size=count)
     found = {n: jax.ShapeDtypeStruct(array.shape, array.dtype) for n, array in batch.items()}
     if found != {n: expected[n] for n in expected if n in found or n != "label"}:
         raise UserError(f"the batch in {folder} is no batch of this config's model")
     keywords = experiment.step_keywords(shapes, steps_per_epoch=told["steps_per_epoch"])
     parts = sharding.num_row_shards(mesh)
-    if any(len(array) % parts for array in batch.values()):
+    if count % parts:
         raise UserError(
-            f"the {len(told['images'])} images of the step in {folder} are not to be split in "
-            f"{parts}; choose config.mesh as the run had it, or fewer devices"
+            f"the {count} images of the step in {folder} are not to be split in {parts}; choose "
+            "config.mesh as the run had it, or fewer devices"
         )
     rows = sharding.batch_sharding(mesh)
     on_mesh = sharding.put(batch, dict.fromkeys(batch, rows))

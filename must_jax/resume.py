@@ -1,13 +1,10 @@
 """How a run goes on from its checkpoint: what is read, what may have changed, what is refused."""
 
-import bisect
 import functools
 import hashlib
-import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,10 +17,6 @@ from must_jax.checkpoint import Restored, complete_steps, digest, restore_latest
 from must_jax.compile import first_state
 from must_jax.config import default_config, flat_fields
 from must_jax.convert.converted import SPEC_FILE, TOKENIZER
-from must_jax.data import files
-from must_jax.data.sources import Source
-from must_jax.data.sources.example_images import ExampleImages
-from must_jax.data.sources.list_file import ImageList
 from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.local_files import read_text
@@ -31,6 +24,7 @@ from must_jax.metrics import write_json
 from must_jax.progress import say
 from must_jax.quality import Quality, ranking
 from must_jax.run_notes import RunNotes
+from must_jax.source_digest import names_digest
 from must_jax.state import Params, TrainState, init_state
 
 CONFIG_FILE = "config.json"
@@ -62,15 +56,35 @@ FREE = {
 }
 FREE_SECTIONS = ("mesh.", "loader.", "expected.")
 IMAGES = "training images (SHA-256)"
+SYNONYMS = "synonyms (SHA-256)"
 # Facts that are digests: what a person calls the content, and the field that says where it lies.
 _CONTENTS = {
     "class names (SHA-256)": ("class names", "dataset.class_names"),
+    SYNONYMS: ("synonyms or folders of classes", "dataset.class_names"),
     "templates (SHA-256)": ("templates", "dataset.templates"),
     "descriptions (SHA-256)": ("descriptions", "dataset.descriptions"),
     IMAGES: ("training images", "dataset.train"),
     "weights (SHA-256)": ("checkpoint's weights", "checkpoint"),
     "tokenizer (SHA-256)": ("checkpoint's tokenizer files", "checkpoint"),
 }
+# Where the second has changed, the first goes without saying.
+_TOLD_BY = {IMAGES: "number of images", SYNONYMS: "class names (SHA-256)"}
+
+
+def model_facts(experiment: Experiment) -> dict[str, Any]:
+    """What the parameters of a run mean, apart from the config's fields, as JSON values."""
+    spec = json.loads(experiment.spec.to_json())
+    del spec["vision"]["image_size"]  # the config's
+    towers = {part: spec.pop(part) for part in ("vision", "text")}
+    return {
+        "class names (SHA-256)": _sha256(experiment.classes.names),
+        **{f"checkpoint's {name}": value for name, value in spec.items()},
+        **{
+            f"checkpoint's {part}.{name}": value
+            for part, tower in towers.items()
+            for name, value in tower.items()
+        },
+    }
 
 
 def run_facts(experiment: Experiment) -> dict[str, Any]:
@@ -79,23 +93,16 @@ def run_facts(experiment: Experiment) -> dict[str, Any]:
     Raises:
       UserError: the checkpoint's list of files can't be read any more.
     """
-    spec = json.loads(experiment.spec.to_json())
-    del spec["vision"]["image_size"]  # the config's
-    towers = {part: spec.pop(part) for part in ("vision", "text")}
+    classes = experiment.classes
     return {
+        **model_facts(experiment),
         "number of images": len(experiment.train_images),
-        "class names (SHA-256)": _sha256(experiment.classes.names),
+        SYNONYMS: _sha256([classes.synonyms, classes.folders]),
         "templates (SHA-256)": _sha256(experiment.templates),
         "descriptions (SHA-256)": _sha256(experiment.descriptions),
         IMAGES: names_digest(experiment.train_images),
         "weights (SHA-256)": _sha256(_sums(experiment.clip_params)),
         "tokenizer (SHA-256)": _tokenizer_digest(experiment.config.checkpoint),
-        **{f"checkpoint's {name}": value for name, value in spec.items()},
-        **{
-            f"checkpoint's {part}.{name}": value
-            for part, tower in towers.items()
-            for name, value in tower.items()
-        },
     }
 
 
@@ -126,51 +133,8 @@ def _sums(params: Params) -> list[list[Any]]:
     ]
 
 
-def names_digest(source: Source) -> str:
-    """SHA-256 of the names of all records in their order, as they are seen from their folder.
-
-    Of shards that tell no names without being read, those of the shards and their numbers of
-    records.
-    """
-    folder = _folder(source)
-    names = _shards(source) if isinstance(source, ExampleImages) else _names(source)
-    sha256 = hashlib.sha256()
-    for name in names:
-        sha256.update(name.removeprefix(folder).encode("utf-8", "surrogateescape") + b"\0")
-    return sha256.hexdigest()
-
-
-def _folder(source: Source) -> str:
-    """What all names of a source start with because of where it lies."""
-    if isinstance(source, ImageList):
-        return f"{files.parent(source.path)}/"
-    if not (os.path.isabs(source.path) or files.is_remote(source.path)):
-        return ""  # a TFDS data set's name
-    # Shards are given by a pattern, which they share the folders with.
-    pairs = zip(source.path.split("/"), source.name_of(0).split("/"), strict=False)
-    return "".join(f"{a}/" for a, b in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _names(source: Source) -> Iterator[str]:
-    return map(source.name_of, range(len(source)))
-
-
-def _shards(source: Source) -> Iterator[str]:
-    """Of records called SHARD[NUMBER], each shard, its first number and how many follow."""
-
-    def shard(record: int) -> str:
-        return source.name_of(record).rpartition("[")[0]
-
-    start = 0
-    while start < len(source):
-        first, records = shard(start), range(len(source))
-        end = bisect.bisect_left(records, True, lo=start, key=lambda r: shard(r) != first)
-        yield f"{source.name_of(start)} {end - start}"
-        start = end
-
-
 def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str = LAST) -> Restored:
-    """A checkpoint of a run; names those that are not whole.
+    """A checkpoint of a run of the same model and classes; names those that are not whole.
 
     Args:
       experiment: of the run.
@@ -179,8 +143,21 @@ def read_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str =
       which: `last`, `chosen` for that of the evaluation that is best without labels, or a step.
 
     Raises:
-      UserError: there is none, or it is of another model than the config makes.
+      UserError: there is none, or it is of another model than the config makes, or of other
+        classes, whose names its predictions would be given.
     """
+    restored = _find_state(experiment, workdir, mesh=mesh, which=which)
+    notes = restored.notes if isinstance(restored.notes, dict) else {}
+    before = notes.get("facts")
+    fields = dict(flat_fields(experiment.config))
+    if isinstance(before, dict):
+        changed = _changed_facts(model_facts(experiment), before, fields=fields)
+        if changed:
+            raise UserError(f"{'; '.join(changed)}: {workdir} is of another model; change it back")
+    return restored
+
+
+def _find_state(experiment: Experiment, workdir: str, *, mesh: Mesh, which: str) -> Restored:
     number = re.fullmatch("[0-9]{1,18}", which)
     if which not in (LAST, CHOSEN) and not number:
         raise UserError(f"--step={which} must be {LAST}, {CHOSEN} or a step of the run")
@@ -219,7 +196,7 @@ def begin_or_resume(
         distributed.require_same(facts)
     fields = json.loads(json.dumps(dict(flat_fields(experiment.config))))
     if complete_steps(workdir):
-        restored = read_state(experiment, workdir, mesh=mesh)
+        restored = _find_state(experiment, workdir, mesh=mesh, which=LAST)
         notes = RunNotes.from_json(restored.notes, path=workdir)
         _check_same(workdir, notes, facts=facts, fields=fields)
         notes.facts, notes.config = facts, fields
@@ -278,7 +255,7 @@ def _changed_facts(
     for name in changed:
         if name not in _CONTENTS:
             told.append(f"the {name}: {before[name]} -> {now[name]}")
-        elif name != IMAGES or "number of images" not in changed:
+        elif _TOLD_BY.get(name) not in changed:
             content, field = _CONTENTS[name]
             told.append(
                 f"the {content} are others than those the run began with: {fields[field]!r}"

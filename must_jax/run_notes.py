@@ -17,7 +17,7 @@ class RunNotes:
       facts: what a step of the run means, apart from the config: its images, texts and checkpoint.
       config: the fields that it was last started with; None in notes of earlier versions.
       seconds: that the run took up to the checkpoint.
-      test: the labelled test images, as the config names them.
+      test: a digest of the labelled test images; in notes of earlier versions, their path.
       zero_shot: accuracies before the first step, by the names that files have them under.
       best_by_labels: the epoch that scored best on the test images.
       evaluated_step: step of the last evaluation.

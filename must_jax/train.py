@@ -28,7 +28,7 @@ from must_jax.predictor import Predictor
 from must_jax.preemption import Preemption
 from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
-from must_jax.reporting.runner import FinishedRun, write_report
+from must_jax.reporting.runner import FinishedRun, NoReportError, write_report
 from must_jax.results import Result, better, result_of, sentence
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
@@ -99,7 +99,10 @@ class _Run:
             f"{jax.devices()[0].device_kind} device(s){_told(self._mesh)}"
         )
         self._found_steps = complete_steps(workdir)
-        distributed.require_same({f"config.{name}": value for name, value in flat_fields(config)})
+        distributed.require_same(
+            {f"config.{name}": value for name, value in flat_fields(config)}
+            | {"whether training images have labels": self._source.labels is not None}
+        )
         self.state, self.notes, self.step = begin_or_resume(
             experiment,
             workdir,
@@ -124,11 +127,11 @@ class _Run:
     def _score_zero_shot(self) -> None:
         """At the start, or where a run that goes on may be tested on other images than before."""
         source, notes = self._evaluator.source, self.notes
-        path = source.path if source else None
-        if notes.zero_shot is None or notes.test != path:
+        test = self._evaluator.digest
+        if notes.zero_shot is None or notes.test != test:
             scores = self._evaluate(zeroshot=self._zero_shot_student())
             before, notes.zero_shot = notes.zero_shot, fields(scores)
-            notes.test = path
+            notes.test = test
             if notes.best_by_labels is not None and notes.zero_shot != before:
                 say(
                     "zero-shot CLIP scores otherwise than on the test images before: the best "
@@ -362,6 +365,8 @@ class _Run:
         try:
             write_report(run, between_batches=self._preemption.check)
         except UserError as error:
+            if jax.process_count() > 1 and not isinstance(error, NoReportError):
+                raise  # the others wait for this process
             say(f"no report was made: {error}; --mode=report makes it when that is mended")
 
 

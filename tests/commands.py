@@ -62,3 +62,11 @@ def metrics_of(workdir):
 def result_of(workdir):
     """result.json without what depends on the clock."""
     return json.loads((workdir / "result.json").read_text()) | {"seconds": None}
+
+
+def workers_of(process):
+    """Process ids of those that make batches, of a run that has them."""
+    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [pid for thread in threads for pid in thread.read_text().split()]
+    told = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
+    return [int(pid) for pid, command in told.items() if "spawn_main" in command]

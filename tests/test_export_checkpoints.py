@@ -8,13 +8,14 @@ import pytest
 import torch
 from clip_checkpoints import assert_same_trees
 from exported_runs import NAMES, ODD, OPENAI, SIGLIP, TINY, evaluation_logits, make_run
+from full_disks import files_up_to
 from safetensors.numpy import load_file
 from transformers import CLIPImageProcessorPil, CLIPModel, SiglipModel
 
 from must_jax.convert import convert, load_converted
 from must_jax.errors import UserError
 from must_jax.exporting import hugging_face, open_clip, openai
-from must_jax.exporting.files import write_classifier
+from must_jax.exporting.files import save_tensors, write_classifier
 from must_jax.exporting.torch_archive import write_torch_archive
 
 WRITERS = {"hugging_face": hugging_face, "open_clip": open_clip, "openai": openai}
@@ -102,6 +103,12 @@ def test_torch_reads_the_archive(tmp_path):
             assert tensor.numpy().tobytes() == tensors[name].tobytes()
             # As PyTorch's own files: what is mapped into memory lies where vectors want it.
             assert "mmap" not in options or tensor.data_ptr() % 64 == 0
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    tensors = {"a": np.zeros(10_000, np.float32)}
+    with files_up_to(1000), pytest.raises(OSError, match="File too large"):
+        save_tensors(tmp_path / "x.safetensors", tensors)
 
 
 def test_classifier_json_tells_of_the_run(tmp_path):

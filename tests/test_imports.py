@@ -19,7 +19,7 @@ LAYERS = [
     {"probe"},
     {"predictor"},
     {"evaluate"},
-    {"failed_images"},
+    {"failed_images", "source_digest"},
     {"experiment", "progress", "compile", "predictions", "profiling"},
     {"eval_step"},
     {"train_step", "zero_shot", "checkpoint_writer"},

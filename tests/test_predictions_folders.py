@@ -23,8 +23,8 @@ def source(tmp_path):
     return open_source(tmp_path / "images")
 
 
-def sort(source, folder, labels, *, names=NAMES, facts=None):
-    folders = ClassFolders(folder, class_names=names, facts=facts or {})
+def sort(source, folder, labels, *, names=NAMES, facts=None, has_begun=False):
+    folders = ClassFolders(folder, class_names=names, facts=facts or {}, has_begun=has_begun)
     for record, label in enumerate(labels):
         folders.place(label, record=record, source=source)
     return folders
@@ -49,7 +49,7 @@ def test_images_are_linked_and_names_that_collide_get_their_record(source, tmp_p
 
 def test_the_same_again_changes_nothing_and_goes_on_after_a_stop(source, tmp_path):
     sort(source, tmp_path / "sorted", [0, 0])
-    sort(source, tmp_path / "sorted", [0, 0, 0, 0]).finish()
+    sort(source, tmp_path / "sorted", [0, 0, 0, 0], has_begun=True).finish()
     assert found_in(tmp_path / "sorted/cat") == ["000.png", "000~1.png", "000~3.png", "001.png"]
     for record, name in enumerate(["000.png", "000~1.png", "001.png", "000~3.png"]):
         assert os.path.samefile(tmp_path / "sorted/cat" / name, source.name_of(record))
@@ -110,6 +110,15 @@ def test_another_image_of_that_name_is_not_overwritten(source, tmp_path):
     with pytest.raises(UserError, match="is there already, and is another image"):
         folders.place(0, record=0, source=source)
     assert (tmp_path / "sorted/cat/000~0.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_folder_that_has_lost_what_was_sorted_is_refused(source, tmp_path, is_there):
+    if is_there:
+        (tmp_path / "sorted").mkdir()
+    with pytest.raises(UserError, match="has lost the images that were sorted into it before"):
+        sort(source, tmp_path / "sorted", [0], has_begun=True)
+    assert (tmp_path / "sorted").exists() == is_there
 
 
 def test_a_folder_with_anything_else_in_it_is_refused(source, tmp_path):

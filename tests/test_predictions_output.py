@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from full_disks import files_up_to
 
 from must_jax.errors import UserError
 from must_jax.predictions import Output, Predicted, check_output
@@ -21,15 +22,17 @@ class Killed(BaseException):
     """What no code under test may catch."""
 
 
-def batches(count=4):
-    """Predictions of 5 images each, one of which failed."""
+def batches(count=4, *, fail=True):
+    """Predictions of 5 images each, one of which failed if any does."""
     rng = np.random.default_rng(0)
     for number in range(count):
         classes = np.array([rng.permutation(4)[:2] for _ in NAMES])
-        classes[2] = -1
+        if fail:
+            classes[2] = -1
         probabilities = np.sort(rng.random((5, 2), np.float32), axis=1)[:, ::-1]
         names = [f"{name}{number}" for name in NAMES]
-        yield Predicted(names, classes, probabilities, {2: f"too, short {number}"})
+        reasons = {2: f"too, short {number}"} if fail else {}
+        yield Predicted(names, classes, probabilities, reasons)
 
 
 def start(path, **facts):
@@ -42,11 +45,11 @@ def start(path, **facts):
     )
 
 
-def write(path):
+def write(path, **which):
     """All batches, from where the output is on."""
     output = start(path)
     try:
-        for predicted in list(batches())[output.tally.images // 5 :]:
+        for predicted in list(batches(**which))[output.tally.images // 5 :]:
             output.add(predicted)
             output.commit()
         output.finish()
@@ -131,11 +134,14 @@ def test_a_spreadsheet_runs_no_cell(tmp_path):
     assert "'=1+1,'=2\n" in (tmp_path / "out.csv.failed.csv").read_text()
 
 
+@pytest.mark.parametrize("fail", [True, False])
 @pytest.mark.parametrize("ending", FORMATS)
-def test_killed_at_any_moment_the_file_is_the_same_byte_for_byte(ending, tmp_path, monkeypatch):
+def test_killed_at_any_moment_the_file_is_the_same_byte_for_byte(
+    ending, fail, tmp_path, monkeypatch
+):
     """Stops at every call that changes the disk, goes on, and stops again at the next such call."""
     whole = tmp_path / "whole"
-    write(whole / f"out.{ending}")
+    write(whole / f"out.{ending}", fail=fail)
     expected = {path.name: path.read_bytes() for path in whole.iterdir()}
     calls = {"left": 0, "made": 0}
 
@@ -157,16 +163,23 @@ def test_killed_at_any_moment_the_file_is_the_same_byte_for_byte(ending, tmp_pat
         for extra in range(3):
             calls |= {"left": allowed + extra, "made": 0}
             try:
-                write(path)
+                write(path, fail=fail)
                 break
             except Killed:
                 killed += 1
         else:
             calls |= {"left": 1000, "made": 0}
             # A run that was complete but for its last file operation is refused or completed.
-            write(path)
+            write(path, fail=fail)
         assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == expected, allowed
     assert killed > 20
+
+
+@pytest.mark.parametrize("size", [100, 700])
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_full_disk_is_one_line(ending, size, tmp_path):
+    with files_up_to(size), pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
+        write(tmp_path / f"out.{ending}")
 
 
 @pytest.mark.parametrize("ending", FORMATS)

@@ -11,6 +11,7 @@ from must_jax.checkpoint import COMPLETE, told_beside
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
 from must_jax.quality import ProbePredictions, alarms, measure
+from must_jax.reporting.runner import write_report
 from must_jax.resume import read_state
 from must_jax.train import train
 
@@ -111,6 +112,23 @@ def test_a_run_goes_on_where_images_of_the_probe_are_gone(broken_at):
     assert last["quality/teacher_zeroshot"] == np.mean(zeroshot[kept] == teacher[kept])
     page = (folder / "workdir" / "report.html").read_text()
     assert "did not decode" in page
+
+
+@pytest.mark.slow
+def test_a_run_ends_well_whose_images_are_gone_when_it_reports(tmp_path, monkeypatch, capsys):
+    folder = tiny_run.write_all(tmp_path / "inputs")
+
+    def with_all_broken(run, **keywords):
+        for path in (folder / "train").iterdir():
+            path.write_bytes(b"broken")
+        write_report(run, **keywords)
+
+    monkeypatch.setattr("must_jax.train.write_report", with_all_broken)
+    result = train(tiny_run.config(folder, epochs=1), str(tmp_path / "run"))
+    assert result["failed_images"] == 0
+    told = capsys.readouterr().out
+    assert "no report was made: none of the images that it shows of " in told
+    assert not (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from commands import workers_of
 from forked_main import free_address, slurm_task, told_by
 
 from must_jax.experiment import build
@@ -260,6 +261,27 @@ def test_killed_processes_end_the_run_at_once_and_it_goes_on_bit_for_bit(of_two,
     assert f"resuming {workdir} at step 8" in stdout[0]
     for digest in ("student_digest", "teacher_digest", "optimizer_digest"):
         assert result_of(workdir)[digest] == result_of(expected)[digest]
+
+
+def test_one_that_can_not_go_on_ends_all_with_its_reason_while_others_wait_for_it(
+    of_two, start, starter
+):
+    """In the midst of the steps, and of a checkpoint: nobody waits for what will not come."""
+    workdir = of_two[0].parent / "without_batches"
+    flags = ["--config.loader.num_workers=1", "--config.checkpoint_every_steps=1"]
+    started = start(workdir, *flags, "--config.epochs=50", count=2)
+    wait_until(has_logged(workdir))
+    os.kill(workers_of(started[1])[0], signal.SIGKILL)
+    killed = time.monotonic()
+    codes = starter.finish(started)
+    assert time.monotonic() - killed < 60
+    _, stderr = told_by(started)
+    assert codes == [os.EX_TEMPFAIL] * 2, stderr
+    for told in stderr:
+        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, stderr
+        assert "a process that makes batches" in errors[0]
+        assert "Traceback" not in told
 
 
 def test_a_checkpoint_of_which_one_process_reads_a_damaged_part_is_passed_over_by_all(run, alone):

@@ -123,8 +123,8 @@ def test_metrics_are_numbers_under_their_names_and_json_brings_all_back():
     assert metrics["quality/student_class_entropy"] == pytest.approx(1)
     assert metrics["quality/zeroshot_confident_fraction"] == 1
     assert all(type(value) is float for value in metrics.values())
-    # All but which class is the largest, and K, which are no measures.
-    numbers = len(dataclasses.fields(found)) - 4 + 3 * (len(dataclasses.fields(found.teacher)) - 1)
+    # All but which class is the largest, K and N, which are no measures.
+    numbers = len(dataclasses.fields(found)) - 5 + 3 * (len(dataclasses.fields(found.teacher)) - 1)
     assert len(metrics) == numbers
     assert Quality.from_json(json.loads(json.dumps(found.as_json()))) == found
 
@@ -246,6 +246,15 @@ def test_evaluations_rank_by_consensus_and_those_with_an_alarm_come_last():
     assert ranking([told(0.3), collapsed, told(0.5)]) == [2, 0, 1]
     assert ranking([collapsed, told(0.3), collapsed]) == [1, 2, 0]
     assert ranking([]) == []
+
+
+def test_an_evaluation_of_far_fewer_images_is_not_the_best_for_it():
+    few, most = (dataclasses.replace(told(0.9), num_images=number) for number in (35, 36))
+    all_of_them = dataclasses.replace(told(0.5), num_images=40)
+    assert ranking([few, all_of_them]) == [1, 0]
+    assert ranking([most, all_of_them]) == [0, 1]
+    collapsed = dataclasses.replace(told(0.9, teacher=np.ones(40, int)), num_images=40)
+    assert ranking([few, collapsed]) == [0, 1]
 
 
 def test_consensus_has_its_closed_forms():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import random
 import resource
 import shutil
@@ -14,7 +13,7 @@ import time
 import kills
 import pytest
 import tiny_run
-from commands import finish, metrics_of, result_of, start, write_config
+from commands import finish, metrics_of, result_of, start, workers_of, write_config
 from forked_main import free_address
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -79,14 +78,6 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     )
     assert outcome.moments == ["save", "evaluation"]
     assert not outcome.differences
-
-
-def workers_of(process):
-    """Process ids of those that make batches, of a run that has them."""
-    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/children")
-    children = [pid for thread in threads for pid in thread.read_text().split()]
-    told = {pid: pathlib.Path(f"/proc/{pid}/cmdline").read_text() for pid in children}
-    return [int(pid) for pid, command in told.items() if "spawn_main" in command]
 
 
 # As a terminal's Ctrl-C does, and a service manager's SIGTERM.

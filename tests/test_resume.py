@@ -11,10 +11,12 @@ import tiny_run
 
 from must_jax.checkpoint import COMPLETE, told_beside
 from must_jax.config import default_config, flat_fields
-from must_jax.data.sources import open_source
+from must_jax.data.sources import Classes, open_source
 from must_jax.data.sources.example_images import ExampleImages
 from must_jax.errors import UserError
-from must_jax.resume import CONFIG_FILE, FREE, FREE_SECTIONS, names_digest
+from must_jax.experiment import build
+from must_jax.resume import CONFIG_FILE, FREE, FREE_SECTIONS, read_state
+from must_jax.source_digest import labels_digest, names_digest
 from must_jax.train import train
 
 
@@ -170,6 +172,25 @@ def test_what_became_of_config_json_does_not_matter(inputs, workdir, capsys, con
     assert "not compared" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change", ["names", "statistics"])
+def test_a_checkpoint_is_not_read_as_that_of_other_classes(inputs, workdir, tmp_path, change):
+    """As many of them: the shapes tell nothing, and predictions would have the wrong names."""
+    config = tiny_run.config(inputs)
+    if change == "names":
+        config.dataset.class_names = str(tmp_path / "sorted.txt")
+        (tmp_path / "sorted.txt").write_text("\n".join(reversed(tiny_run.CLASSES)))
+        told = f"the class names are others than those the run began with: '{tmp_path}/sorted.txt'"
+    else:
+        config.checkpoint = str(tmp_path / "clip")
+        other = dataclasses.replace(tiny_run.SPEC, image_mean=(0.1, 0.2, 0.3))
+        tiny_run.write_checkpoint(tmp_path / "clip", spec=other)
+        told = "the checkpoint's image_mean: [0.5, 0.4, 0.3] -> [0.1, 0.2, 0.3]"
+    experiment = build(config)
+    with pytest.raises(UserError) as refused:
+        read_state(experiment, str(workdir), mesh=experiment.make_mesh())
+    assert str(refused.value) == f"{told}: {workdir} is of another model; change it back"
+
+
 def test_a_checkpoint_of_an_earlier_version_is_compared_with_config_json(
     inputs, workdir, capsys, tmp_path
 ):
@@ -248,3 +269,14 @@ def test_shards_are_known_by_their_names_and_numbers_of_records():
     assert names_digest(Shards([(0, 40_000), (1, 50_000), (2, 1)])) != first
     assert names_digest(Shards([(0, 50_000), (1, 40_000), (3, 1)])) != first
     assert names_digest(Shards([(1, 40_000), (0, 50_000), (2, 1)])) != first
+
+
+def test_labels_tell_one_list_from_another(tmp_path):
+    def digest(labels):
+        lines = [f"{i}.png,{label}" for i, label in enumerate(labels)]
+        (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+        return labels_digest(open_source(tmp_path / "list.csv", classes=Classes(tiny_run.CLASSES)))
+
+    assert digest(["star", "circle"]) == digest(["2", "0"]) != digest(["circle", "star"])
+    (tmp_path / "list.csv").write_text("path\n0.png")
+    assert labels_digest(open_source(tmp_path / "list.csv")) is None

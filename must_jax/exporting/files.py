@@ -22,10 +22,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file that transformers takes for PyTorch's."""
+    """Writes a safetensors file that transformers takes for PyTorch's.
+
+    Raises:
+      OSError: it can't be written.
+    """
     path.touch()
     mode = path.stat().st_mode
-    safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+    try:
+        safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise OSError(str(error)) from error
     path.chmod(mode)  # it would be its owner's alone
 
 

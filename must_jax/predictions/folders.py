@@ -34,6 +34,7 @@ class ClassFolders:
         *,
         class_names: Sequence[str],
         facts: Mapping[str, Any],
+        has_begun: bool,
     ):
         """Makes the folder, or goes on with one that the same facts were filling.
 
@@ -41,9 +42,11 @@ class ClassFolders:
           folder: that the folders of the classes go into.
           class_names: K.
           facts: what predictions depend on, JSON values.
+          has_begun: whether some images are in it already.
 
         Raises:
-          UserError: there is something else in it, or it can't be written.
+          UserError: there is something else in it, or what was there is gone, or it can't be
+            written.
         """
         advice = "copy the folder when it is complete"
         self._folder = pathlib.Path(local_path(folder, called="--sort_into", advice=advice))
@@ -51,10 +54,16 @@ class ClassFolders:
         self._mark = self._folder / MARK
         self._temporary = self._folder / f"{MARK}.tmp"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not has_begun:
+                self._folder.mkdir(parents=True, exist_ok=True)
             now = json.dumps(facts, sort_keys=True)
             if self._mark.exists() and read_bytes(self._mark, limit=MAX_TEXT) == now.encode():
                 return
+            if has_begun:
+                raise UserError(
+                    f"--sort_into={folder} has lost the images that were sorted into it before; "
+                    "bring it back, or start anew with another --output"
+                )
             if any(not path.name.startswith(MARK) for path in self._folder.iterdir()):
                 raise UserError(f"--sort_into={folder} is not empty; give a new folder")
             replace_file(self._mark, now.encode())

@@ -124,7 +124,10 @@ class Output:
             if self._progress.exists():
                 self.tally, size, size_of_failed = self._read_progress()
                 self._rows = GrowingFile(path, size=size)
-                self._failed = GrowingFile(self.failures, size=size_of_failed)
+                if self.tally.failed:
+                    self._failed = GrowingFile(self.failures, size=size_of_failed)
+                else:  # a kill at the very end may have come after its removal
+                    self._begin_failed()
                 return
             for there in (path, self.failures):
                 if there.exists():
@@ -133,10 +136,13 @@ class Output:
                     )
             path.parent.mkdir(parents=True, exist_ok=True)
             self._rows = GrowingFile(path, size=None)
-            self._failed = GrowingFile(self.failures, size=None)
             self._rows.append(rows.csv_lines([rows.columns(top_k)]) if self._is_csv else b"")
-            self._failed.append(rows.csv_lines([["path", "reason"]]))
+            self._begin_failed()
             self.commit()
+
+    def _begin_failed(self) -> None:
+        self._failed = GrowingFile(self.failures, size=None)
+        self._failed.append(rows.csv_lines([["path", "reason"]]))
 
     def add(self, predicted: Predicted) -> None:
         """Appends rows.
@@ -194,9 +200,10 @@ class Output:
             self._progress.unlink()
 
     def close(self) -> None:
-        """Closes the files as they are."""
-        self._rows.close()
-        self._failed.close()
+        """Closes the files as they are: what counts of them is on the disk since `commit`."""
+        for file in (self._rows, self._failed):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def _read_progress(self) -> tuple[Tally, int, int]:
         """The tally, and how many bytes of either file count."""

@@ -21,6 +21,9 @@ FELL_TO = 0.1  # of the largest confident share before
 # Zero-shot CLIP errs more often than this in all but trivial tasks, and each error passes.
 NEARLY_ALL_CONFIDENT = 0.99
 CONTRADICTS = 0.5  # of what zero-shot CLIP is surest of
+# Of the images that decode at best. Fewer images have a larger consensus for chance alone: its bias
+# is near (K - 1)^2 / 2 N nats (Miller, 1955).
+NEARLY_ALL_DECODE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +155,15 @@ def alarms(history: Sequence[Quality], *, class_names: Sequence[str] | None = No
 def ranking(history: Sequence[Quality]) -> list[int]:
     """Indices of the evaluations, by whose teacher to take, judged without labels; best first.
 
-    Those without an alarm come before all others, and those without numbers last; then the larger
-    `consensus` counts, and of equal ones the later.
+    Those without an alarm come before all others, and those without numbers last, then those of far
+    fewer images than others; then the larger `consensus` counts, and of equal ones the later.
     """
+    most = max((one.num_images for one in history), default=0)
 
-    def rank(index: int) -> tuple[bool, bool, float, int]:
-        found = alarms(history[: index + 1])
+    def rank(index: int) -> tuple[bool, bool, bool, float, int]:
+        one, found = history[index], alarms(history[: index + 1])
         is_number = not any(alarm.name == "diverged" for alarm in found)
-        return not found, is_number, history[index].consensus, index
+        is_whole = one.num_images >= NEARLY_ALL_DECODE * most
+        return not found, is_number, is_whole, one.consensus, index
 
     return sorted(range(len(history)), key=rank, reverse=True)

@@ -129,7 +129,8 @@ class ClassifierQuality:
     information: float
 
 
-COUNTS = ("largest_class", "classes_never_predicted", "num_classes")  # all else are shares
+# All else are shares.
+COUNTS = ("largest_class", "classes_never_predicted", "num_classes", "num_images")
 
 
 def classifier_quality(probe: ProbePredictions, *, threshold: float) -> ClassifierQuality:
@@ -164,6 +165,7 @@ class Quality:
       stability: agreement of the teacher with that of the evaluation before; with zero-shot CLIP,
         from which it starts, at the first one.
       num_classes: K.
+      num_images: that decoded for student and teacher; 0 in notes of earlier versions.
     """
 
     zeroshot: ClassifierQuality
@@ -177,6 +179,7 @@ class Quality:
     sure_confidence: float
     stability: float
     num_classes: int
+    num_images: int = 0
 
     def metrics(self) -> dict[str, float]:
         """All numbers by the names that files have them under, such as `quality/stability`."""
@@ -184,7 +187,7 @@ class Quality:
         flat = {name: value for name, value in values.items() if not isinstance(value, dict)}
         for tree in ("zeroshot", "student", "teacher"):
             flat |= {f"{tree}_{name}": value for name, value in values[tree].items()}
-        skipped = ("num_classes", "_largest_class")
+        skipped = ("num_classes", "num_images", "_largest_class")
         return {f"quality/{n}": float(v) for n, v in flat.items() if not n.endswith(skipped)}
 
     def as_json(self) -> dict[str, Any]:
@@ -232,4 +235,5 @@ def measure(
         sure_confidence=_mean(zeroshot.confidence[sure]),
         stability=agreement(teacher, teacher_before or zeroshot),
         num_classes=len(zeroshot.mean_probabilities),
+        num_images=int(np.sum(teacher.is_known)),
     )

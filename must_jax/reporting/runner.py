@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import sharding
+from must_jax import distributed, sharding
 from must_jax.config import flat_fields
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
@@ -34,9 +34,10 @@ from must_jax.reporting.predictions import Predictions, predict_all
 from must_jax.reporting.report import Evaluation, Report
 from must_jax.reporting.statistics import least_sure, surest
 from must_jax.results import ENDED
-from must_jax.resume import IMAGES, names_digest, read_state
+from must_jax.resume import IMAGES, read_state
 from must_jax.run_notes import RunNotes
 from must_jax.scores import NOTED
+from must_jax.source_digest import names_digest
 from must_jax.state import Params
 
 PAGE = "report.html"
@@ -75,6 +76,10 @@ class FinishedRun:
     result: Mapping[str, Any]
 
 
+class NoReportError(UserError):
+    """There is no page, as all processes know; or the first knows that has nothing left to do."""
+
+
 def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> None:
     """Writes WORKDIR/report.html, on the first process; all must call it.
 
@@ -83,7 +88,8 @@ def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> No
       between_batches: called as often on every process, and may end it by raising.
 
     Raises:
-      UserError: it can't be written.
+      NoReportError: it can't be written, or no training image decodes any more.
+      UserError: this process, maybe alone, can't go on.
     """
     started = time.perf_counter()
     student = run.experiment.zero_shot_student(classifier=run.classifier)
@@ -102,16 +108,20 @@ def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> No
             **trees,
         )
 
-    trained = predicted(run.probe.images)
-    tested = predicted(run.test) if run.test is not None else None
-    cards = reconstructions(run.experiment, run.train, run.mesh, student=run.student)
+    with distributed.ending_together():
+        trained = predicted(run.probe.images)
+    if not len(trained.records):
+        raise NoReportError(f"none of the images that it shows of {run.train.path} decode now")
+    with distributed.ending_together():
+        tested = predicted(run.test) if run.test is not None else None
+        cards = reconstructions(run.experiment, run.train, run.mesh, student=run.student)
     if jax.process_index() == 0:
         trained = _of_source(trained, run.probe.records, run.train)
         path = pathlib.Path(run.workdir) / PAGE
         try:
             write_page(path, render(_report(run, trained=trained, tested=tested, cards=cards)))
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror})") from error
+            raise NoReportError(f"{path} cannot be written ({error.strerror})") from error
         say(f"{path} shows it, made in {time.perf_counter() - started:.1f} s")
 
 
