@@ -136,6 +136,8 @@ def _read(path: pathlib.Path, like: TrainState, *, shardings: Any) -> tuple[Any,
             _require_files(path)
             (path / COMPLETE).read_bytes()  # what may not be read, orbax takes for nothing
             told = ocp.metadata(path).custom_metadata or {}
+        except UserError:
+            raise
         except Exception as error:
             # Orbax and tensorstore raise many types for files that are missing or damaged.
             raise _unusable(path, error) from error
@@ -162,14 +164,17 @@ def _require_files(folder: pathlib.Path) -> None:
     """Refuses pipes, which would be waited for, and links, through which others' files are read.
 
     Raises:
-      ValueError: there are some.
+      UserError: there are some, which is no damage: some tools leave links to large files.
       OSError: a folder can't be read.
     """
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             _require_files(pathlib.Path(entry.path))
         elif not entry.is_file(follow_symlinks=False):
-            raise ValueError(f"{entry.name} is no file")
+            raise UserError(
+                f"{entry.path} must be a file, and is a link, a pipe or a device; put what it "
+                "stands for in its place"
+            )
 
 
 def shapes_of(state: TrainState) -> list[list[Any]]:

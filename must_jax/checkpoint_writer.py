@@ -199,7 +199,9 @@ class Checkpoints:
         Of several processes, for as long as a process that fails waits for the others.
         """
         pending, self._pending = self._pending, None
-        if pending is not None and not isinstance(pending, Exception):
+        if isinstance(pending, Exception):
+            has_abandoned_threads.set()
+        elif pending is not None:
             several = jax.process_count() > 1
             try:
                 pending.result(timeout=distributed.FAREWELL_SECONDS if several else None)

@@ -40,7 +40,7 @@ class Evaluator:
             self._failed = FailedImages(self.source, records=[])
             told = f"{names_digest(self.source)} {labels_digest(self.source)}"
             self.digest = hashlib.sha256(told.encode()).hexdigest()
-        distributed.require_same({"the SHA-256 of the test images' names": self.digest})
+        distributed.require_same({"the SHA-256 of the test images' names and labels": self.digest})
         self._count_right = jit_eval_step(
             mesh,
             experiment.student_shapes(),

@@ -129,7 +129,8 @@ class MetricWriter:
             return
         # The disk may have taken them after the checkpoint.
         there = set(_read_lines(self._path))
-        missing = [line for line in map(str.encode, lines) if line not in there]
+        encoded = [line.encode("utf-8", "replace") for line in lines]
+        missing = [line for line in encoded if line not in there]
         self._unwritten += [line + b"\n" for line in missing if _step_of(line) < math.inf]
         self._write_lines()
 

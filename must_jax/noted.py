@@ -3,14 +3,17 @@
 Their checksum tells damage. Who forges them can give them a new one.
 """
 
+import dataclasses
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field
+from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from must_jax.quality import COUNTS, Quality
+from must_jax.quality import COUNTS, ClassifierQuality, Quality
 from must_jax.typed_json import misfit
 
+_QUALITY = {field.name for field in dataclasses.fields(Quality)}
+_CLASSIFIER = {field.name for field in dataclasses.fields(ClassifierQuality)}
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Accuracy = Annotated[float, Field(ge=0, le=1)] | None
 
@@ -24,6 +27,7 @@ class NotedProbe(TypedDict):
     mean_entropy: float
 
 
+@with_config(extra="forbid")
 class NotedProbes(TypedDict):
     """Those of zero-shot CLIP, and of the teacher at the last evaluation."""
 
@@ -113,18 +117,24 @@ def _contradiction(notes: dict[str, Any]) -> str | None:
             return f"probe.{name}: lists of other lengths"
         if not 0 <= max(one["predicted"], default=-1) < num_classes:
             return f"probe.{name}.predicted: other classes than there are"
-    if any(_is_out_of_range(one["quality"]) for one in notes.get("evaluations", ())):
-        return "evaluations: measures out of their range"
+    for one in notes.get("evaluations", ()):
+        quality = one["quality"]
+        parts = [quality[name] for name in ("zeroshot", "student", "teacher")]
+        if quality.keys() - _QUALITY or any(part.keys() - _CLASSIFIER for part in parts):
+            return "evaluations: measures that this version does not know"
+        if any(map(_is_out_of_range, [quality, *parts])):
+            return "evaluations: measures out of their range"
+    if not all(isinstance(one.get("line", ""), str) for one in notes.get("pending", ())):
+        return "pending: a line that is no text"
     return None
 
 
-def _is_out_of_range(quality: dict[str, Any]) -> bool:
-    """Whether a count is negative or huge, or a measure is no NaN and far from its range of 1."""
+def _is_out_of_range(measures: dict[str, Any]) -> bool:
+    """Whether a count is negative or huge, or a share is no NaN and not from 0 to 1, rounded."""
     return any(
-        _is_out_of_range(value)
-        if isinstance(value, dict)
-        else not 0 <= value < 2**31
+        not (name == "num_classes") <= value < 2**31
         if name in COUNTS
-        else abs(value) > 2
-        for name, value in quality.items()
+        else value < -0.01 or value > 1.01
+        for name, value in measures.items()
+        if not isinstance(value, dict)
     )

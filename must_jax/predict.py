@@ -101,7 +101,7 @@ def predict(config: ml_collections.ConfigDict, workdir: str, *, request: Request
                     request.sort_into,
                     class_names=names,
                     facts=facts,
-                    has_begun=output.tally.images > 0,
+                    has_begun=output.tally.images > output.tally.failed,
                 )
         writer = _Writer(source, output=output, folders=folders)
         if writer.done:

@@ -60,7 +60,7 @@ SYNONYMS = "synonyms (SHA-256)"
 # Facts that are digests: what a person calls the content, and the field that says where it lies.
 _CONTENTS = {
     "class names (SHA-256)": ("class names", "dataset.class_names"),
-    SYNONYMS: ("synonyms or folders of classes", "dataset.class_names"),
+    SYNONYMS: ("synonyms of class names", "dataset.class_names"),
     "templates (SHA-256)": ("templates", "dataset.templates"),
     "descriptions (SHA-256)": ("descriptions", "dataset.descriptions"),
     IMAGES: ("training images", "dataset.train"),
@@ -93,11 +93,10 @@ def run_facts(experiment: Experiment) -> dict[str, Any]:
     Raises:
       UserError: the checkpoint's list of files can't be read any more.
     """
-    classes = experiment.classes
     return {
         **model_facts(experiment),
         "number of images": len(experiment.train_images),
-        SYNONYMS: _sha256([classes.synonyms, classes.folders]),
+        SYNONYMS: _sha256(experiment.classes.synonyms),
         "templates (SHA-256)": _sha256(experiment.templates),
         "descriptions (SHA-256)": _sha256(experiment.descriptions),
         IMAGES: names_digest(experiment.train_images),

@@ -15,10 +15,12 @@ from must_jax.data.sources.list_file import ImageList
 
 
 def labels_digest(source: Source) -> str | None:
-    """SHA-256 of the labels; None where there are none, or they are known when they are read."""
+    """SHA-256 of the labels; where records hold them, what is read of each; None without any."""
     labels = source.labels
-    if labels is None or isinstance(source, ExampleImages):
+    if labels is None:
         return None
+    if isinstance(source, ExampleImages):
+        return source.label_feature
     return hashlib.sha256(np.asarray(labels, np.int32).tobytes()).hexdigest()
 
 

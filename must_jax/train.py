@@ -28,7 +28,8 @@ from must_jax.predictor import Predictor
 from must_jax.preemption import Preemption
 from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
-from must_jax.reporting.runner import FinishedRun, NoReportError, write_report
+from must_jax.reporting.report import NoReportError
+from must_jax.reporting.runner import FinishedRun, write_report
 from must_jax.results import Result, better, result_of, sentence
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving

@@ -14,7 +14,9 @@ def misfit(kind: Any, values: Any) -> str | None:
       values: as `json.loads` gives them.
     """
     try:
-        pydantic.TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
+        # Names of files may hold bytes that are no text, which its JSON has no place for.
+        text = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
+        pydantic.TypeAdapter(kind).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import shutil
 
 import jax
@@ -88,6 +89,16 @@ def test_damage_to_any_file_is_found_or_harmless(written, tmp_path):
             assert "checkpoints/2 is damaged (" in reason
         passed_over += restored.step == 1
     assert passed_over > len(names)
+
+
+@pytest.mark.parametrize("odd", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_file_is_neither_read_nor_damage(written, tmp_path, odd):
+    shutil.copytree(written, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "2" / "state" / "_METADATA"
+    path.unlink()
+    odd(path)
+    with pytest.raises(UserError, match=f"^{path} must be a file, and is a link, a pipe or"):
+        read(tmp_path / "run", sharding.make_mesh())
 
 
 def test_what_is_not_whole_is_never_the_latest(written, tmp_path):

@@ -45,6 +45,7 @@ NOTES = {
                 ),
                 **dict.fromkeys(("sure_teacher_zeroshot", "sure_confidence", "stability"), 0.5),
                 "num_classes": 2,
+                "num_images": 2,
             },
             "alarms": {"unsure": "told"},
         }
@@ -62,6 +63,10 @@ def test_notes_of_a_run_come_back():
     assert repr(notes.json()) == repr(NOTES)
     assert NOTES.keys() == {field.name for field in dataclasses.fields(RunNotes)}
     assert RunNotes.from_json({"facts": {}}, path="run") == RunNotes(facts={})
+    # A path of bytes that are no text, and what an earlier version did not note.
+    old = copy.deepcopy(NOTES) | {"config": {"dataset.train": "/caf\udce9"}}
+    assert old["evaluations"][0]["quality"].pop("num_images")
+    assert RunNotes.from_json(old, path="run").config == {"dataset.train": "/caf\udce9"}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,12 @@ def test_notes_of_a_run_come_back():
         ("failed_records.0", -1, "failed_records.0: "),
         ("pending.1.loss", [], "pending.1"),
         ("skipped_in_row", 0.5, "skipped_in_row: "),
-        ("test", "\ud800", ""),
+        ("evaluations.0.quality.x", 0.5, "evaluations: measures that this version does not know"),
+        ("evaluations.0.quality.student.x", "y", "evaluations: measures that this version"),
+        ("evaluations.0.quality.num_classes", 0, "evaluations: measures out of their range"),
+        ("evaluations.0.quality.consensus", -1, "evaluations: measures out of their range"),
+        ("probe.x", 5, "probe.x: Extra inputs are not permitted"),
+        ("pending.0.line", 3.0, "pending: a line that is no text"),
     ],
 )
 def test_forged_notes_are_refused(place, value, told):
@@ -111,6 +121,6 @@ def test_forged_notes_are_refused(place, value, told):
 @pytest.mark.parametrize("name", ["step", "steps_per_epoch", "images", "batch"])
 def test_forged_notes_of_a_dump_are_refused(name):
     notes = {"step": 7, "steps_per_epoch": 4, "images": ["a"], "batch": {"x": ["uint8", [1]]}}
-    assert wrong_in_step(notes | {"metrics": {}}) is None
+    assert wrong_in_step(notes | {"metrics": {}, "images": ["/caf\udce9"]}) is None
     for forged in ({n: v for n, v in notes.items() if n != name}, notes | {name: 0}):
         assert wrong_in_step(forged).startswith(f"{name}: ")

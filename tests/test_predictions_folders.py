@@ -113,9 +113,12 @@ def test_another_image_of_that_name_is_not_overwritten(source, tmp_path):
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_folder_that_has_lost_what_was_sorted_is_refused(source, tmp_path, is_there):
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_folder_that_has_lost_what_was_sorted_is_refused(source, tmp_path, is_there, is_marked):
     if is_there:
-        (tmp_path / "sorted").mkdir()
+        sort(source, tmp_path / "sorted", [])
+    if is_there and not is_marked:
+        (tmp_path / "sorted" / MARK).unlink()
     with pytest.raises(UserError, match="has lost the images that were sorted into it before"):
         sort(source, tmp_path / "sorted", [0], has_begun=True)
     assert (tmp_path / "sorted").exists() == is_there

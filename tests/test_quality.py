@@ -253,6 +253,8 @@ def test_an_evaluation_of_far_fewer_images_is_not_the_best_for_it():
     all_of_them = dataclasses.replace(told(0.5), num_images=40)
     assert ranking([few, all_of_them]) == [1, 0]
     assert ranking([most, all_of_them]) == [0, 1]
+    unknown = dataclasses.replace(told(0.9), num_images=0)
+    assert ranking([unknown, all_of_them]) == [0, 1]
     collapsed = dataclasses.replace(told(0.9, teacher=np.ones(40, int)), num_images=40)
     assert ranking([few, collapsed]) == [0, 1]
 

@@ -57,14 +57,20 @@ class ClassFolders:
             if not has_begun:
                 self._folder.mkdir(parents=True, exist_ok=True)
             now = json.dumps(facts, sort_keys=True)
-            if self._mark.exists() and read_bytes(self._mark, limit=MAX_TEXT) == now.encode():
+            is_marked = (
+                self._mark.exists() and read_bytes(self._mark, limit=MAX_TEXT) == now.encode()
+            )
+            has_some = self._folder.exists() and any(
+                not path.name.startswith(MARK) for path in self._folder.iterdir()
+            )
+            if is_marked and (has_some or not has_begun):
                 return
             if has_begun:
                 raise UserError(
                     f"--sort_into={folder} has lost the images that were sorted into it before; "
                     "bring it back, or start anew with another --output"
                 )
-            if any(not path.name.startswith(MARK) for path in self._folder.iterdir()):
+            if has_some:
                 raise UserError(f"--sort_into={folder} is not empty; give a new folder")
             replace_file(self._mark, now.encode())
         except OSError as error:

@@ -163,7 +163,8 @@ def ranking(history: Sequence[Quality]) -> list[int]:
     def rank(index: int) -> tuple[bool, bool, bool, float, int]:
         one, found = history[index], alarms(history[: index + 1])
         is_number = not any(alarm.name == "diverged" for alarm in found)
-        is_whole = one.num_images >= NEARLY_ALL_DECODE * most
+        # Earlier versions noted no number.
+        is_whole = not one.num_images or one.num_images >= NEARLY_ALL_DECODE * most
         return not found, is_number, is_whole, one.consensus, index
 
     return sorted(range(len(history)), key=rank, reverse=True)

@@ -8,17 +8,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import sharding
+from must_jax import distributed, sharding
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.examples import EvalTransform
 from must_jax.data.sources import Source, decode_record
+from must_jax.errors import UserError
 from must_jax.experiment import Experiment
 from must_jax.inspection.predict import Predictor as SheetPredictor
 from must_jax.inspection.predict import first_batches
 from must_jax.inspection.sheet import Card
 from must_jax.pages.pictures import data_address
 from must_jax.reporting.predictions import Predictions
-from must_jax.reporting.report import FailedImages, Thumbnail
+from must_jax.reporting.report import FailedImages, NoReportError, Thumbnail
 from must_jax.state import Params
 
 THUMBNAIL = 112  # pixels a side
@@ -59,10 +60,19 @@ def reconstructions(
     """Views of the run's first images, with what the student fills in.
 
     All processes must call it: each reads these few images itself, and computes all of them.
+
+    Raises:
+      NoReportError: one of them can't read them.
     """
     alone = sharding.make_mesh(devices=jax.local_devices()[:1])
-    batch = next(first_batches(experiment, source, mesh=alone, seconds=0, max_images=CARDS))
-    few = {name: values[:CARDS] for name, values in batch.items()}
+    few, failure = {}, None
+    try:
+        batch = next(first_batches(experiment, source, mesh=alone, seconds=0, max_images=CARDS))
+        few = {name: values[:CARDS] for name, values in batch.items()}
+    except UserError as error:
+        failure = str(error)
+    for told in filter(None, distributed.gather(failure)):
+        raise NoReportError(told)
     return SheetPredictor(experiment, mesh).cards(few, source, student=student, teacher=None)
 
 

@@ -6,10 +6,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from must_jax.errors import UserError
 from must_jax.inspection.sheet import Card
 from must_jax.quality import Quality
 from must_jax.reporting.history import Points
 from must_jax.reporting.predictions import Predictions
+
+
+class NoReportError(UserError):
+    """There is no page, as all processes know; or the first knows that has nothing left to do."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

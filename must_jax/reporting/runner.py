@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from must_jax import distributed, sharding
+from must_jax import sharding
 from must_jax.config import flat_fields
 from must_jax.data.sources import Source
 from must_jax.errors import UserError
@@ -31,7 +31,7 @@ from must_jax.reporting.history import read_history
 from must_jax.reporting.page import render
 from must_jax.reporting.pictures import failed_images, reconstructions, thumbnails
 from must_jax.reporting.predictions import Predictions, predict_all
-from must_jax.reporting.report import Evaluation, Report
+from must_jax.reporting.report import Evaluation, NoReportError, Report
 from must_jax.reporting.statistics import least_sure, surest
 from must_jax.results import ENDED
 from must_jax.resume import IMAGES, read_state
@@ -76,10 +76,6 @@ class FinishedRun:
     result: Mapping[str, Any]
 
 
-class NoReportError(UserError):
-    """There is no page, as all processes know; or the first knows that has nothing left to do."""
-
-
 def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> None:
     """Writes WORKDIR/report.html, on the first process; all must call it.
 
@@ -108,13 +104,11 @@ def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> No
             **trees,
         )
 
-    with distributed.ending_together():
-        trained = predicted(run.probe.images)
+    trained = predicted(run.probe.images)
     if not len(trained.records):
         raise NoReportError(f"none of the images that it shows of {run.train.path} decode now")
-    with distributed.ending_together():
-        tested = predicted(run.test) if run.test is not None else None
-        cards = reconstructions(run.experiment, run.train, run.mesh, student=run.student)
+    tested = predicted(run.test) if run.test is not None else None
+    cards = reconstructions(run.experiment, run.train, run.mesh, student=run.student)
     if jax.process_index() == 0:
         trained = _of_source(trained, run.probe.records, run.train)
         path = pathlib.Path(run.workdir) / PAGE
@@ -122,6 +116,8 @@ def write_report(run: FinishedRun, *, between_batches: Callable[[], None]) -> No
             write_page(path, render(_report(run, trained=trained, tested=tested, cards=cards)))
         except OSError as error:
             raise NoReportError(f"{path} cannot be written ({error.strerror})") from error
+        except UserError as error:
+            raise NoReportError(str(error)) from error
         say(f"{path} shows it, made in {time.perf_counter() - started:.1f} s")
 
 

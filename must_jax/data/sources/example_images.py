@@ -53,13 +53,14 @@ class ExampleImages(abc.ABC):
     Attributes:
         path: What a person calls it.
         labels: Those of all records, read with them; None for an unlabelled source.
+        label_feature: What they are read from; empty for an unlabelled source.
     """
 
     path: str
     labels: RecordLabels | None = None
+    label_feature: str = ""
 
     _image: str  # features
-    _label: str
     _classes: Classes
     _strict: bool
 
@@ -97,7 +98,7 @@ class ExampleImages(abc.ABC):
         """Sets up `labels`; a few records tell whether the feature `label` holds any."""
         if label is None or classes is None:
             return
-        self._label, self._classes, self._strict = label, classes, labels == "required"
+        self.label_feature, self._classes, self._strict = label, classes, labels == "required"
         self.labels = known = RecordLabels(len(self), self.read)
         tried = np.unique(np.linspace(0, len(self) - 1, _PEEKED).astype(int)).tolist()
         unknown = [record for record in tried if known[record] < 0]
@@ -109,7 +110,7 @@ class ExampleImages(abc.ABC):
         return self._classes.of_value(value)
 
     def _label_in(self, features: dict[str, Values], record: int) -> int | None:
-        values = features.get(self._label, [])
+        values = features.get(self.label_feature, [])
         value = values[0] if len(values) == 1 else None
         text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
         if not isinstance(text, str | int):
@@ -118,5 +119,5 @@ class ExampleImages(abc.ABC):
             label = self._label_of(text)
             fault = "" if label is not None else self._classes.fault(text)
         if fault and self._strict:
-            raise UserError(f"{self.name_of(record)}: {fault} (feature {self._label!r})")
+            raise UserError(f"{self.name_of(record)}: {fault} (feature {self.label_feature!r})")
         return label
