@@ -109,6 +109,9 @@ def wrong_in_step(notes: Any) -> str | None:
 
 def _contradiction(notes: dict[str, Any]) -> str | None:
     """What in notes of the right types no run can have, and what reads them could not bear."""
+    for part in ("seconds", "probe", "evaluations", "pending"):
+        if _has_huge_integer(notes.get(part)):
+            return f"{part}: an integer that no float holds"
     for name, one in (notes.get("probe") or {}).items():
         first = notes["probe"]["zeroshot"]
         num_images, num_classes = len(first["predicted"]), len(first["mean_probabilities"])
@@ -127,6 +130,14 @@ def _contradiction(notes: dict[str, Any]) -> str | None:
     if not all(isinstance(one.get("line", ""), str) for one in notes.get("pending", ())):
         return "pending: a line that is no text"
     return None
+
+
+def _has_huge_integer(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_huge_integer, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_huge_integer, value))
+    return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _is_out_of_range(measures: dict[str, Any]) -> bool:

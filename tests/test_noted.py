@@ -103,6 +103,8 @@ def test_notes_of_a_run_come_back():
         ("evaluations.0.quality.student.x", "y", "evaluations: measures that this version"),
         ("evaluations.0.quality.num_classes", 0, "evaluations: measures out of their range"),
         ("evaluations.0.quality.consensus", -1, "evaluations: measures out of their range"),
+        ("probe.zeroshot.confidence.1", 10**400, "probe: an integer that no float holds"),
+        ("pending.1.loss", -(10**400), "pending: an integer that no float holds"),
         ("probe.x", 5, "probe.x: Extra inputs are not permitted"),
         ("pending.0.line", 3.0, "pending: a line that is no text"),
     ],

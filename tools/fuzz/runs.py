@@ -151,6 +151,8 @@ class Runs:
         scores = {"student": SCORE, "teacher": SCORE}
         evaluation = {"step": step + 1, "epoch": 9} | fields(scores)
         judge.look(evaluation, student={}, teacher={}, between_batches=lambda: None)
+        if notes.zero_shot is None:  # as a run does at its start
+            notes.zero_shot = fields({"zeroshot": SCORE})
         notes.best_by_labels = better(notes.best_by_labels, evaluation, "top1")
         chosen = next(iter(judge.ranked()))
         result = result_of(notes, scores, chosen=chosen, eval_metric="top1", num_images=36)
