@@ -25,6 +25,9 @@ Notes = dict[str, Any]
 # The last file that orbax writes into a step's folder; without it the folder holds no checkpoint.
 COMPLETE = "_CHECKPOINT_METADATA"
 
+# What follows the words of an error: tensorstore's pages of how it was asked.
+_PAGES = re.compile(r"\n| \[tensorstore_spec|\. See full TensorStore")
+
 # Why a file that is whole may not be read for the time being.
 NO_DAMAGE = frozenset(
     {
@@ -267,10 +270,7 @@ def _unusable(path: pathlib.Path, error: Exception) -> UserError:
 
 
 def _damaged(path: pathlib.Path, reason: str) -> DamagedCheckpointError:
-    # Tensorstore goes on with pages of how it was asked.
-    told = re.split(r"\n| \[tensorstore_spec|\. See full TensorStore", reason.strip(), maxsplit=1)[
-        0
-    ]
+    told = _PAGES.split(reason.strip(), maxsplit=1)[0]
     return DamagedCheckpointError(f"{path} is damaged ({told})")
 
 

@@ -4,13 +4,14 @@ Their checksum tells damage. Who forges them can give them a new one.
 """
 
 import dataclasses
+import json
 from typing import Annotated, Any, NotRequired
 
+import pydantic
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from must_jax.quality import COUNTS, ClassifierQuality, Quality
-from must_jax.typed_json import misfit
 
 _QUALITY = {field.name for field in dataclasses.fields(Quality)}
 _CLASSIFIER = {field.name for field in dataclasses.fields(ClassifierQuality)}
@@ -99,12 +100,29 @@ class NotedStep(TypedDict):
 
 def wrong_in_run(notes: Any) -> str | None:
     """What no run notes, and where; None where all is well."""
-    return misfit(NotedRun, notes) or _contradiction(notes)
+    return _misfit(NotedRun, notes) or _contradiction(notes)
 
 
 def wrong_in_step(notes: Any) -> str | None:
     """The same of a dump."""
-    return misfit(NotedStep, notes)
+    return _misfit(NotedStep, notes)
+
+
+def _misfit(kind: Any, values: Any) -> str | None:
+    """What is wrong in JSON values, and where; None where they are of the type.
+
+    Args:
+      kind: a type as annotations have it, its limits as pydantic's `Field`.
+      values: as `json.loads` gives them.
+    """
+    try:
+        # Names of files may hold bytes that are no text, which its JSON has no place for.
+        text = json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
+        pydantic.TypeAdapter(kind).validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return None
 
 
 def _contradiction(notes: dict[str, Any]) -> str | None:

@@ -41,7 +41,7 @@ LAYERS = [
     },
     {"sharding", "compile_cache"},
     {"preemption", "tensorboard", "chips", "step_timer"},
-    {"config", "class_names", "distributed", "typed_json"},
+    {"config", "class_names", "distributed"},
     {"cluster", "lifelines"},
     {"local_files"},
     {"errors"},

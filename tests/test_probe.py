@@ -111,7 +111,7 @@ def test_a_run_goes_on_where_images_of_the_probe_are_gone(broken_at):
     last = json.loads((folder / "workdir" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["quality/teacher_zeroshot"] == np.mean(zeroshot[kept] == teacher[kept])
     page = (folder / "workdir" / "report.html").read_text()
-    assert "did not decode" in page
+    assert f"Of {NUM_IMAGES - len(BROKEN)} training images, spread evenly" in page
 
 
 @pytest.mark.slow
@@ -148,6 +148,4 @@ def test_a_probe_that_an_earlier_version_noted_without_some_images_is_made_anew(
     record["custom_metadata"] = told_beside(told["notes"], told["shapes"])
     file.write_text(json.dumps(record))
     train(config, str(folder / "workdir"))
-    found = notes_of(folder, config)
-    assert found["probe"] == expected["probe"]
-    assert found["evaluations"][0] == expected["evaluations"][0]
+    assert notes_of(folder, config)["probe"] == expected["probe"]

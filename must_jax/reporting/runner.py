@@ -201,8 +201,10 @@ def report_again(config: ml_collections.ConfigDict, workdir: str) -> None:
             f"{result['steps']}: train it to its end first"
         )
     notes = RunNotes.from_json(restored.notes, path=workdir)
-    is_other = notes.facts.get(IMAGES, names_digest(train)) != names_digest(train)
-    if is_other or max(notes.failed_records, default=-1) >= len(train):
+    images = names_digest(train)
+    if notes.facts.get(IMAGES, images) != images or max(notes.failed_records, default=-1) >= len(
+        train
+    ):
         say(f"{train.path} has other images than the run had; those that failed are not named")
         notes = dataclasses.replace(notes, failed_records=[])
     predictor = Predictor(experiment, mesh)

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fuzz.mutations import make_odd_file, mutate_bytes, mutate_json
-from fuzz.worker import captured
+from fuzz.mutations import mutate_bytes, mutate_json, take_away
+from fuzz.worker import captured, told_well
 from must_jax.convert import TOKENIZER, load_converted
-from must_jax.errors import MAX_LENGTH, UserError
+from must_jax.errors import UserError
 from must_jax.tokenizer import load_tokenizer, tokenize
 
-REFUSED, LOADED = "refused", "loaded"
+LOADED = "loaded"
 
 
 class Converted:
@@ -34,11 +34,8 @@ class Converted:
         shutil.copytree(self._folder, folder / "clip")
         name = self._files[index % len(self._files)]
         file, data = folder / "clip" / name, (self._folder / name).read_bytes()
-        if rng.random() < 0.03:
-            file.unlink()
-            return f"{name}: missing"
-        if rng.random() < 0.05:
-            return f"{name}: {make_odd_file(file, rng)}"
+        if gone := take_away(file, rng):
+            return f"{name}: {gone}"
         if file.suffix == ".json" and rng.random() < 0.5:
             text, what = mutate_json(json.loads(data), rng)
             content = text.encode("utf-8", "surrogatepass")
@@ -52,10 +49,7 @@ class Converted:
         try:
             (params, ids), output, errors = captured(_load, folder / "clip")
         except UserError as error:
-            message = str(error)
-            if not message.isprintable() or len(message) > MAX_LENGTH + 20:
-                return "unprintable or long", message
-            return REFUSED, message
+            return told_well(str(error))
         if output or errors:
             return "noise", f"{output}{errors}"
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):

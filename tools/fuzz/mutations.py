@@ -26,6 +26,14 @@ def make_odd_file(path: Path, rng: random.Random) -> str:
     return kind
 
 
+def take_away(path: Path, rng: random.Random) -> str | None:
+    """Now and then removes a file, or puts an odd one in its place; says what, or None."""
+    if rng.random() < 0.03:
+        path.unlink()
+        return "missing"
+    return make_odd_file(path, rng) if rng.random() < 0.05 else None
+
+
 def mutate_bytes(data: bytes, rng: random.Random) -> tuple[bytes, str]:
     """Damaged bytes, and what was done. Half of the places lie near the start or the end."""
     kinds = (_flip, _cut, _overwrite, _edge, _remove, _repeat, _insert, _zero, _swap, _append)

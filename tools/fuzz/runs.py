@@ -11,11 +11,11 @@ import numpy as np
 import tiny_run
 from absl import logging
 
-from fuzz.mutations import make_odd_file, mutate_bytes, mutate_json
-from fuzz.worker import captured
+from fuzz.mutations import mutate_bytes, mutate_json, take_away
+from fuzz.worker import captured, told_well
 from must_jax.checkpoint import COMPLETE, digest, told_beside
 from must_jax.checkpoint_writer import Checkpoints
-from must_jax.errors import MAX_LENGTH, UserError
+from must_jax.errors import UserError
 from must_jax.experiment import build
 from must_jax.failed_images import FailedImages
 from must_jax.judge import Judge
@@ -29,7 +29,7 @@ from must_jax.scores import Score, fields
 from must_jax.state import TrainState
 from must_jax.telemetry import Telemetry
 
-REFUSED, SAME, BEFORE, FORGED = "refused", "same", "the one before", "other notes"
+SAME, BEFORE, FORGED = "same", "the one before", "other notes"
 STEPS = (4, 8)  # of the checkpoints
 SCORE = Score(top1=0.5, mean_per_class=0.5)
 
@@ -65,11 +65,8 @@ class Runs:
         notes = Path("checkpoints", str(STEPS[-1]), COMPLETE)
         name = notes if index % 2 else self._files[index // 2 % len(self._files)]
         file, data = folder / "run" / name, (self._workdir / name).read_bytes()
-        if rng.random() < 0.03:
-            file.unlink()
-            return f"{name}: missing"
-        if rng.random() < 0.05:
-            return f"{name}: {make_odd_file(file, rng)}"
+        if gone := take_away(file, rng):
+            return f"{name}: {gone}"
         if index % 2 and rng.random() < 0.9:
             record = json.loads(data)
             text, what = mutate_json(record["custom_metadata"]["notes"], rng)
@@ -92,10 +89,7 @@ class Runs:
         try:
             (state, notes, step), output, errors = captured(self._go_on, folder / "run")
         except UserError as error:
-            message = str(error)
-            if not message.isprintable() or len(message) > MAX_LENGTH + 20:
-                return "unprintable or long", message
-            return REFUSED, message
+            return told_well(str(error))
         if errors or not all(line.isprintable() for line in output.splitlines()):
             return "noise", f"{output}{errors}"
         if digest(state) != self._digests[step]:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from must_jax.errors import one_line
+from must_jax.errors import MAX_LENGTH, one_line
 
 # Kinds of outcomes that are faults, beside those that a family tells itself.
 CRASHED, HUNG = "crashed", "hung"
@@ -222,6 +222,13 @@ class Watch:
         full = os.path.abspath(os.fsdecode(path)) if not isinstance(path, int) else str(path)
         if self._folder and not f"{full}/".startswith(self._folder) and full != os.devnull:
             self._seen.append(f"{event} {full}")
+
+
+def told_well(message: str) -> tuple[str, str]:
+    """The kind of outcome that a refusal is, and its message."""
+    if not message.isprintable() or len(message) > MAX_LENGTH + 20:
+        return "unprintable or long", message
+    return "refused", message
 
 
 def captured(function: Any, *args: Any) -> tuple[Any, str, str]:
