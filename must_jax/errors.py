@@ -32,6 +32,11 @@ def first_line(error: BaseException) -> str:
     return one_line(str(error).strip().partition("\n")[0])
 
 
+def reason(error: OSError) -> str:
+    """Why a file can't be had, without its path where that is known."""
+    return error.strerror or str(error) or type(error).__name__
+
+
 def print_line(text: str, *, file: TextIO | None = None) -> None:
     """Prints a line, to stdout where no file is given, if that takes it.
 

@@ -360,3 +360,30 @@ def test_ill_formed_parquet(tmp_path):
         with pytest.raises(UserError, match="not a Parquet file that can be read") as error:
             open_source(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["reference://a.png::file:///dev/zero", "simplecache::file:///dev/zero", "a::memory://b"],
+)
+def test_chains_of_urls_are_images_that_cannot_be_read(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("fsspec.core.url_to_fs", None)
+    source = _list(tmp_path / "l.csv", f"path\n{name}\n")
+    with pytest.raises(UndecodableImageError) as error:
+        source.read(0)
+    assert str(error.value) == f"{name}: '::' in a URL, which no list may have"
+
+
+def test_colons_in_the_names_of_local_files(tmp_path):
+    (tmp_path / "a::b.png").write_bytes(b"picture")
+    source = _list(tmp_path / "l.csv", f"path\na::b.png\nfile://{tmp_path}/a::b.png\n")
+    assert [source.read(record) for record in range(2)] == [b"picture"] * 2
+
+
+def test_a_chain_as_the_list_itself(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    (tmp_path / "l.csv").write_text("path\na.png\na::b.png\n")
+    source = open_source(f"simplecache::file://{tmp_path}/l.csv", classes=CLASSES)
+    assert source.read(0) == b"picture"
+    with pytest.raises(UndecodableImageError, match="'::' in a URL"):
+        source.read(1)

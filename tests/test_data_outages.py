@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import tarfile
 
 import fsspec
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from must_jax.data import files
+from must_jax.data import files, patience
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources import open_source
 from must_jax.errors import UserError
@@ -36,21 +37,33 @@ class BusyError(Exception):
 
 
 class Outage:
-    """Lets a method of the file system fail some times, and counts seconds instead of sleeping."""
+    """Lets a method of the file system fail some times, and counts seconds instead of sleeping.
+
+    Attributes:
+      ends_after: such seconds, where it is not endless.
+    """
 
     def __init__(self, monkeypatch):
         self._monkeypatch = monkeypatch
         self.calls = 0
         self.slept = []
-        monkeypatch.setattr(files.time, "sleep", self.slept.append)
-        monkeypatch.setattr(files, "_last_told", {})
+        self.ends_after = float("inf")
+        monkeypatch.setattr(patience.time, "sleep", self._sleep)
+        for name in ("_last_told", "_last_read"):
+            monkeypatch.setattr(patience, name, {})
 
-    def start(self, method, *errors, forever=False):
+    def _sleep(self, seconds):
+        self.slept.append(seconds)
+        if sum(self.slept) > self.ends_after:
+            self.end()
+
+    def start(self, method, *errors, forever=False, of=""):
+        """Of files whose path ends with `of`."""
         works, left = getattr(type(SYSTEM), method), list(errors)
 
         def fail(*args, **keywords):
             self.calls += 1
-            if left:
+            if left and args[1].endswith(of):
                 raise left[0] if forever else left.pop(0)
             return works(*args, **keywords)
 
@@ -105,7 +118,7 @@ def test_an_image_is_read_when_the_bucket_is_back(images, bucket, outage, capsys
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert told[0].startswith(f"{bucket}/{images}")
-    assert "BusyError: 503\\nslow down; remote reads that fail are tried again" in told[0]
+    assert "BusyError: 503\\nslow down; reads that fail so are tried again" in told[0]
 
 
 @pytest.mark.parametrize(("shards", "method"), [("x.tar", "_open"), ("x.array_record", "get_file")])
@@ -140,15 +153,44 @@ def test_a_bucket_that_stays_away_is_not_said_to_lack_the_folder(bucket, outage)
     outage.end()
 
 
-def test_it_ends_after_a_minute(bucket, outage):
+def test_a_file_that_stays_away_is_tried_for_a_minute_while_others_are_there(bucket, outage):
     source = open_source(f"{bucket}/images")
-    outage.start("cat_file", BusyError("503"), forever=True)
+    assert source.read(1) == PPM
+    outage.start("cat_file", BusyError("503"), forever=True, of="0.ppm")
     with pytest.raises(UndecodableImageError, match=r"images/0\.ppm: BusyError: 503"):
         source.read(0)
     assert_waited(outage, 6)
+    outage.end()
+
+
+def test_a_bucket_is_waited_for_while_nothing_in_it_can_be_read(bucket, outage):
+    source = open_source(f"{bucket}/images")
+    assert source.read(1) == PPM
+    outage.ends_after = 400
+    outage.start("cat_file", BusyError("503"), forever=True)
+    assert source.read(0) == PPM
+    assert 400 < sum(outage.slept) <= 464
+
+
+def test_a_run_whose_bucket_stays_away_may_go_on_later(bucket, outage):
+    """Its images are not taken for damaged."""
+    source = open_source(f"{bucket}/images")
+    assert source.read(1) == PPM
+    outage.start("cat_file", BusyError("503"), forever=True)
+    with pytest.raises(patience.AwayError, match="503; nor could what was read before") as error:
+        source.read(0)
+    assert error.value.exit_code == 75
+    assert 10 * 60 < sum(outage.slept) < 21 * 60
+    outage.end()
+
+
+def test_a_bucket_of_which_nothing_was_read_is_tried_for_a_minute(bucket, outage):
     SYSTEM.pipe("/b/x.csv", b"path\n")
+    outage.start("cat_file", BusyError("503"), forever=True)
     with pytest.raises(UserError, match=r"x\.csv: cannot be read \(BusyError: 503\)"):
         open_source(f"{bucket}/x.csv")
+    assert_waited(outage, 6)
+    outage.end()
 
 
 @pytest.mark.parametrize(
@@ -181,3 +223,56 @@ def test_an_image_that_could_not_be_read_is_named_without_another_try(bucket, ou
     failed.share()
     assert capsys.readouterr().out == f"skipped {bucket}/images/1.ppm: BusyError: 503\n"
     assert not outage.calls
+
+
+class Mount:
+    """Local files that can't be read for some tries."""
+
+    def __init__(self, monkeypatch):
+        self.left, self.number, self.of = 0, errno.ESTALE, ""
+        works = files.read_bytes
+
+        def read(path, **keywords):
+            if self.left and path.endswith(self.of):
+                self.left -= 1
+                raise OSError(self.number, os.strerror(self.number), path)
+            return works(path, **keywords)
+
+        monkeypatch.setattr(files, "read_bytes", read)
+
+
+@pytest.fixture
+def mount(tmp_path, monkeypatch):
+    for name in ("0.ppm", "1.ppm"):
+        (tmp_path / name).write_bytes(PPM)
+    return Mount(monkeypatch)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOTCONN, errno.EMFILE])
+def test_a_local_file_is_read_when_its_file_system_is_back(number, mount, outage, tmp_path, capsys):
+    source = open_source(str(tmp_path))
+    mount.left, mount.number = 3, number
+    assert source.read(0) == PPM
+    assert_waited(outage, 3)
+    assert f"{tmp_path}/0.ppm: {os.strerror(number)}; reads that" in capsys.readouterr().err
+
+
+def test_a_run_whose_file_system_stays_away_may_go_on_later(mount, outage, tmp_path):
+    source = open_source(str(tmp_path))
+    assert source.read(1) == PPM
+    mount.left = 1000
+    with pytest.raises(patience.AwayError, match="Stale file handle; nor could what was read"):
+        source.read(0)
+    mount.of = "0.ppm"
+    with pytest.raises(UndecodableImageError, match=r"0\.ppm: Stale file handle"):
+        source.read(0)
+    assert source.read(1) == PPM
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EFBIG, errno.EINVAL])
+def test_what_another_try_does_not_mend_of_a_local_file(number, mount, outage, tmp_path):
+    source = open_source(str(tmp_path))
+    mount.left, mount.number = 1, number
+    with pytest.raises(UndecodableImageError, match=os.strerror(number)):
+        source.read(0)
+    assert not outage.slept

@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from PIL import Image
 
-from must_jax.data import files
+from must_jax.data import files, patience
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources import Classes, ImageFolder, open_source
 from must_jax.errors import UserError
@@ -31,7 +31,9 @@ def _png(i):
 def no_second_try():
     # A patch of its own: undone last, `monkeypatch` would leave the bucket refusing to be removed.
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(files, "_WAITS", ())
+        for name in ("_WAITS", "_OUTAGE_WAITS"):
+            patched.setattr(patience, name, ())
+        patched.setattr(patience, "_last_read", {})
         yield
 
 

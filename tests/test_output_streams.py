@@ -7,7 +7,7 @@ import sys
 import pytest
 from forked_main import free_address
 
-from must_jax.data import files
+from must_jax.data import patience
 from must_jax.errors import flush_output
 
 pytestmark = pytest.mark.multiprocess
@@ -90,15 +90,15 @@ def test_a_process_that_lost_another_ends_where_nothing_can_be_told():
 def test_an_outage_that_can_not_be_told_is_waited_out(monkeypatch):
     tries = []
 
-    def read(system, inner):
-        tries.append(inner)
+    def read():
+        tries.append(1)
         if len(tries) < 3:
             raise TimeoutError
         return "data"
 
-    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(files, "_last_told", {})
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(patience, "_last_told", {})
     with open(FULL, "w") as full, monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", full)
-        assert files._patiently("memory://b/x", read) == "data"
+        assert patience.patiently("memory://b/x", read) == "data"
         flush_output()  # or what is left fails as the file is closed

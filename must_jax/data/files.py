@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import glob
 import itertools
 import os
-import random
 import re
-import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
-from must_jax.errors import UserError, print_line
+from must_jax.data.patience import FINAL, patiently
+from must_jax.data.remote import remote
+from must_jax.errors import UserError, reason
 from must_jax.local_files import open_regular, read_bytes, too_large
 
 _T = TypeVar("_T")
@@ -28,16 +25,6 @@ _IN_BLOCKS: dict[str, Any] = {
     "block_size": 2**23,
     "cache_options": {"maxblocks": 2},
 }
-# Seconds between the tries of a remote read. The libraries try again too, each in its own way: s3fs
-# gives up after some 10 s of answers that the service is busy, and 2 s of answers cut short.
-_WAITS = (1, 2, 4, 8, 16, 32)
-# What another try does not mend: of the file itself, and of the disk that it is copied to.
-_FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-# Of HTTP's errors of who asks, those that are about when: a timeout, too early, too many requests.
-_BUSY = (408, 425, 429)
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-_SILENCE = 60.0  # seconds from one line on a topic to the next
-_last_told: dict[str, float] = {}
 
 
 def is_remote(path: str) -> bool:
@@ -92,7 +79,7 @@ def _there_is(url: str, question: str) -> bool:
         return question == "exists" or there["type"] == "directory"
 
     try:
-        return _patiently(url, ask)
+        return _remotely(url, ask)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -110,9 +97,9 @@ def read_file(path: str, *, limit: int | None = None) -> bytes:
         OSError: They can't be had, or are more.
     """
     if not is_remote(path):
-        return read_bytes(path, limit=limit)
+        return patiently(path, lambda: read_bytes(path, limit=limit))
     if limit is None:
-        return _patiently(path, lambda system, inner: bytes(system.cat_file(inner)))
+        return _remotely(path, lambda system, inner: bytes(system.cat_file(inner)))
     data = read_range(path, 0, limit + 1)
     if len(data) > limit:
         raise too_large(path, limit)
@@ -129,7 +116,7 @@ def read_range(path: str, start: int, size: int) -> bytes:
     def read_remote(system: Any, inner: str) -> bytes:
         try:
             return bytes(system.cat_file(inner, start=start, end=start + size))
-        except _FINAL:
+        except FINAL:
             raise
         except Exception:
             # A range from the end on is refused, such as any of an empty file.
@@ -139,10 +126,14 @@ def read_range(path: str, start: int, size: int) -> bytes:
             return b""
 
     if is_remote(path):
-        return _patiently(path, read_remote)
-    with open_regular(path) as file:
-        file.seek(start)
-        return file.read(size)
+        return _remotely(path, read_remote)
+
+    def read_local() -> bytes:
+        with open_regular(path) as file:
+            file.seek(start)
+            return file.read(size)
+
+    return patiently(path, read_local)
 
 
 def read_in(path: str, read: Callable[[BinaryIO], _T]) -> _T:
@@ -157,9 +148,19 @@ def read_in(path: str, read: Callable[[BinaryIO], _T]) -> _T:
             return read(cast(BinaryIO, file))
 
     if is_remote(path):
-        return _patiently(path, read_remote)
+        return _remotely(path, read_remote)
     with open_regular(path) as raw:
         return read(cast(BinaryIO, raw))
+
+
+def _remotely(url: str, read: Callable[[Any, str], _T]) -> _T:
+    """What `read` makes of the file system of a URL and the path in it."""
+
+    def read_once() -> _T:
+        with remote(url) as (system, inner):
+            return read(system, inner)
+
+    return patiently(url, read_once)
 
 
 def fetch(url: str, target: str) -> None:
@@ -168,7 +169,7 @@ def fetch(url: str, target: str) -> None:
     Raises:
         OSError: It can't be read, or the copy not be written.
     """
-    _patiently(url, lambda system, inner: system.get_file(inner, target))
+    _remotely(url, lambda system, inner: system.get_file(inner, target))
 
 
 def remote_files(folder: str) -> list[str]:
@@ -182,7 +183,7 @@ def remote_files(folder: str) -> list[str]:
         root = inner.strip("/")
         return [path.strip("/")[len(root) :].lstrip("/") for path in system.find(inner)]
 
-    return _patiently(folder, find)
+    return _remotely(folder, find)
 
 
 def expand(pattern: str) -> list[str]:
@@ -215,7 +216,7 @@ def _matches(pattern: str) -> list[str]:
         start = pattern[: len(pattern) - len(inner.lstrip("/"))]
         return sorted(f"{start}{path.lstrip('/')}" for path in system.glob(inner))
 
-    return _patiently(pattern, match)
+    return _remotely(pattern, match)
 
 
 def _braces(pattern: str) -> Iterator[str]:
@@ -233,77 +234,3 @@ def _choices(text: str) -> list[str]:
         numbers = range(int(first), int(last) + 1)
         return [f"{i:0{len(first)}}" for i in numbers[: MAX_FILES + 1]]
     return text.split(",") if "," in text else [f"{{{text}}}"]
-
-
-@contextlib.contextmanager
-def remote(path: str) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL, and the path in it; its own kinds of errors become OSError."""
-    import fsspec
-    from fsspec.registry import known_implementations
-
-    protocol = path.partition("://")[0]
-    try:
-        system, inner = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        known = known_implementations.get(protocol, {}).get("class", "fsspec")
-        package = known.partition(".")[0]
-        needs = str(error) if package == "fsspec" else f"needs {package}; pip install {package}"
-        raise UserError(f"{path}: {protocol}:// {needs}") from error
-    except Exception as error:
-        raise UserError(f"{path} can't be opened: {error}") from error
-    try:
-        yield system, inner
-    except UserError:
-        raise
-    # No common kind: refused credentials alone have one for every cloud.
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        if _is_refusal(error):
-            raise PermissionError(told) from error
-        if isinstance(error, OSError):
-            raise
-        raise OSError(told) from error
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether more than patience is needed: rights (gcsfs says "Forbidden"), or who asks."""
-    status = getattr(error, "code", getattr(error, "status", None))
-    return (
-        (isinstance(status, int) and 400 <= status < 500 and status not in _BUSY)
-        or str(error).startswith("Forbidden")
-        or type(error).__name__.endswith("CredentialsError")
-    )
-
-
-def _patiently(url: str, read: Callable[[Any, str], _T]) -> _T:
-    """What `read` makes of a file system and a path in it, tried again for about a minute."""
-    for wait in _WAITS:
-        try:
-            with remote(url) as (system, inner):
-                return read(system, inner)
-        except _FINAL:
-            raise
-        except OSError as error:
-            if error.errno in _DISK_IS_FULL:
-                raise
-            tell_seldom(
-                "outage",
-                f"{url}: {reason(error)}; remote reads that fail are tried again for a minute",
-            )
-        # Not all threads and hosts at once, of which there are thousands.
-        time.sleep(wait * random.uniform(0.5, 1))
-    with remote(url) as (system, inner):
-        return read(system, inner)
-
-
-def tell_seldom(topic: str, text: str) -> None:
-    """Prints a line to stderr, for all threads and files of which the same could be said."""
-    now = time.monotonic()
-    if now - _last_told.get(topic, -_SILENCE) >= _SILENCE:
-        _last_told[topic] = now
-        print_line(text, file=sys.stderr)
-
-
-def reason(error: OSError) -> str:
-    """Why a file can't be had, without its path where that is known."""
-    return error.strerror or str(error) or type(error).__name__

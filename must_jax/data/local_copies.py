@@ -6,7 +6,9 @@ import os
 import tempfile
 
 from must_jax.data import files
-from must_jax.errors import UserError
+from must_jax.data.patience import tell_seldom
+from must_jax.data.remote import remote
+from must_jax.errors import UserError, reason
 from must_jax.local_files import open_regular
 
 _VERSION = ".version"  # beside a copy: what the file system tells a file's state by
@@ -41,11 +43,11 @@ def local_copy(path: str) -> str:
         return path
     place = place_of(path)
     try:
-        with files.remote(path) as (system, inner):
+        with remote(path) as (system, inner):
             version = str(system.ukey(inner))
             if os.path.exists(place) and _version_of(place) == version:
                 return place
-            files.tell_seldom("copy", f"{path}: copied to {place} first, as are all its neighbours")
+            tell_seldom("copy", f"{path}: copied to {place} first, as are all its neighbours")
             os.makedirs(os.path.dirname(place), exist_ok=True)
             with tempfile.TemporaryDirectory(dir=os.path.dirname(place)) as unfinished:
                 copy = os.path.join(unfinished, os.path.basename(place))
@@ -55,7 +57,7 @@ def local_copy(path: str) -> str:
                 os.replace(copy, place)
                 os.replace(f"{copy}{_VERSION}", f"{place}{_VERSION}")
     except OSError as error:
-        raise UserError(f"{path}: cannot be copied to {place} ({files.reason(error)})") from error
+        raise UserError(f"{path}: cannot be copied to {place} ({reason(error)})") from error
     return place
 
 
@@ -66,7 +68,7 @@ def _check_regular(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 def _version_of(place: str) -> str:

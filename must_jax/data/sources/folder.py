@@ -11,7 +11,7 @@ from must_jax.data import files
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
-from must_jax.errors import UserError
+from must_jax.errors import UserError, reason
 
 IMAGE_SUFFIXES = (
     ".avif",
@@ -122,7 +122,7 @@ def _remote_paths(root: str) -> Iterable[str]:
     try:
         listed = files.remote_files(root)
     except OSError as error:
-        raise UserError(f"cannot read folder {root}: {files.reason(error)}") from error
+        raise UserError(f"cannot read folder {root}: {reason(error)}") from error
     for path in listed:
         hidden = any(part.startswith(".") for part in path.split("/"))
         if not hidden and path.lower().endswith(IMAGE_SUFFIXES):

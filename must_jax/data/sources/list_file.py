@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from must_jax.data import files
+from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources.classes import Classes, Labels, index_labels
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
 from must_jax.data.sources.parquet_cells import parquet_cells
 from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
-from must_jax.errors import UserError
+from must_jax.errors import UserError, reason
 
 SEPARATORS = (",", ";", "\t")
+_CHAIN = "::"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ class ImageList:
 
         Args:
             path: A `.csv`, `.tsv` or `.parquet` file, or the URL of one. The paths in it are
-                absolute, relative to its folder, or URLs.
+                absolute, relative to its folder, or URLs, but no chains of these.
             image_field: Name of the column of paths; empty for a usual one (`IMAGE_FIELDS`).
             label_field: Name of the column of labels, names of classes or integers; empty for a
                 usual one (`LABEL_FIELDS`). A column that is named is never passed over.
@@ -71,7 +73,7 @@ class ImageList:
         try:
             data = files.read_file(self.path)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({files.reason(error)})") from error
+            raise UserError(f"{self.path}: cannot be read ({reason(error)})") from error
         read = _read_parquet if self.path.lower().endswith(".parquet") else _read_text
         columns = read(data, path=self.path, image_field=image_field, label_field=label_field)
         if not columns.paths:
@@ -101,9 +103,13 @@ class ImageList:
         """The bytes of the file.
 
         Raises:
-            UndecodableImageError: It is missing or can't be read.
+            UndecodableImageError: It is missing, can't be read, or is a chain of URLs.
         """
-        return read_image_file(self.name_of(record))
+        name = self.name_of(record)
+        # fsspec's chains read whatever files and devices they say, without end.
+        if _CHAIN in self._paths[record] and files.is_remote(name):
+            raise UndecodableImageError(name, f"{_CHAIN!r} in a URL, which no list may have")
+        return read_image_file(name)
 
 
 def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:

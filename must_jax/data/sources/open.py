@@ -14,7 +14,7 @@ from must_jax.data.sources.list_file import ImageList
 from must_jax.data.sources.source import Source
 from must_jax.data.sources.tar import TarShards
 from must_jax.data.sources.tfds_split import TfdsSplit
-from must_jax.errors import UserError
+from must_jax.errors import UserError, reason
 
 _LIST = re.compile(r"\.(csv|tsv|parquet)$", re.IGNORECASE)
 _TAR = re.compile(r"\.tar$", re.IGNORECASE)
@@ -67,7 +67,7 @@ def open_source(
         if not files.exists(found[0]):
             raise UserError(f"{found[0]} does not exist")
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({files.reason(error)})") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)})") from error
     if len(found) == 1 and _LIST.search(found[0]):
         return ImageList(found[0], **keywords)
     for file in found:

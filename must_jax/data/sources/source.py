@@ -10,6 +10,7 @@ from PIL import Image
 
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.errors import reason
 
 # Bytes of an encoded image. Each of many threads may hold one; raw, it has some 80 megapixels.
 MAX_IMAGE = 2**28
@@ -62,4 +63,4 @@ def read_image_file(path: str) -> bytes:
     try:
         return files.read_file(path, limit=MAX_IMAGE)
     except OSError as error:
-        raise UndecodableImageError(path, files.reason(error)) from error
+        raise UndecodableImageError(path, reason(error)) from error

@@ -17,7 +17,7 @@ from must_jax.data.sources.folder import IMAGE_SUFFIXES
 from must_jax.data.sources.source import MAX_IMAGE
 from must_jax.data.sources.strings import Strings
 from must_jax.data.sources.tar_index import Member, content, members
-from must_jax.errors import UserError
+from must_jax.errors import UserError, reason
 
 _LABEL_SUFFIX = "cls"
 _INDEXING_THREADS = 16
@@ -84,7 +84,7 @@ class TarShards:
             try:
                 return files.read_in(shard, read)
             except OSError as error:
-                raise UserError(f"{shard}: cannot be read ({files.reason(error)})") from error
+                raise UserError(f"{shard}: cannot be read ({reason(error)})") from error
 
         # Threads for the sake of remote shards: most of the time goes into waiting.
         with ThreadPoolExecutor(_INDEXING_THREADS) as pool:
@@ -123,7 +123,7 @@ class TarShards:
         try:
             data = files.read_range(shard, int(self._start[record]), size)
         except OSError as error:
-            raise UndecodableImageError(self.name_of(record), files.reason(error)) from error
+            raise UndecodableImageError(self.name_of(record), reason(error)) from error
         if len(data) < size:
             raise UndecodableImageError(self.name_of(record), "the shard is shorter than it was")
         return data

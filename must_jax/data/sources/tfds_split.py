@@ -16,7 +16,7 @@ from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
 from must_jax.data.sources.open_files import allow_open_files
 from must_jax.data.sources.tfds_parquet import ParquetRows, check_rows
-from must_jax.errors import UserError, first_line
+from must_jax.errors import UserError, first_line, reason
 from must_jax.local_files import read_text
 
 MAX_CLASSES = 10_000_000
@@ -192,7 +192,7 @@ def _copied_notes(name: str, data_dir: str) -> str:
     try:
         found = files.remote_files(folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({files.reason(error)})") from error
+        raise UserError(f"{folder}: cannot be listed ({reason(error)})") from error
     if not found:
         raise UserError(f"TFDS data set {name!r} is not prepared in {data_dir}")
     for file in found:
