@@ -72,22 +72,28 @@ def checkpoint_folder(workdir: str) -> pathlib.Path:
 
 
 def complete_steps(workdir: str) -> list[int]:
-    """Steps of the complete checkpoints, ascending. Writes nothing.
+    """Steps of the complete checkpoints, ascending, as `found_steps` finds them."""
+    return [step for step, is_complete in found_steps(workdir) if is_complete]
 
+
+def found_steps(workdir: str) -> list[tuple[int, bool]]:
+    """Steps of all checkpoints, ascending, and whether they are complete. Writes nothing.
+
+    A folder becomes a step's when all is in it: one that is not complete has lost something since.
     As the first process sees them: all must call this.
 
     Raises:
       UserError: the folder can't be read.
     """
-    steps: list[int] = []
+    steps: list[tuple[int, bool]] = []
     folder = checkpoint_folder(workdir)
     try:
         if jax.process_index() == 0 and folder.is_dir():
             found = (path for path in folder.iterdir() if path.name.isdecimal())
-            steps = sorted(int(path.name) for path in found if (path / COMPLETE).is_file())
+            steps = sorted((int(path.name), (path / COMPLETE).is_file()) for path in found)
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror})") from error
-    return distributed.from_first(steps)
+    return [(step, is_complete) for step, is_complete in distributed.from_first(steps)]
 
 
 @jax.jit
@@ -209,15 +215,19 @@ def restore_latest(
         or can't be read for a reason that may pass.
     """
     passed_over: list[str] = []
-    steps = complete_steps(workdir)
-    if step is not None and step not in steps:
-        there = ", ".join(map(str, steps)) or "none"
+    found = found_steps(workdir)
+    complete = [one for one, is_complete in found if is_complete]
+    if step is not None and step not in complete:
+        there = ", ".join(map(str, complete)) or "none"
         raise UserError(
             f"{checkpoint_folder(workdir)} has no complete checkpoint of step {step}; it has those "
             f"of {there}"
         )
-    for tried in reversed(steps if step is None else [step]):
+    for tried, is_complete in reversed(found if step is None else [(step, True)]):
+        path = checkpoint_folder(workdir) / str(tried)
         try:
+            if not is_complete:
+                raise _damaged(path, f"it has no {COMPLETE}")
             state, notes = _restore(workdir, like, step=tried, shardings=shardings)
         except DamagedCheckpointError as error:
             passed_over.append(str(error))

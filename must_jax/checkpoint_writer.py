@@ -1,11 +1,12 @@
 """Writes the checkpoints of a run, beside its steps."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +23,8 @@ from must_jax.checkpoint import (
     told_beside,
     with_checksums,
 )
-from must_jax.errors import UserError, one_line
-from must_jax.local_files import replace_file, to_disk
+from must_jax.errors import UserError, one_line, print_line
+from must_jax.local_files import open_to_write, replace_file, to_disk
 from must_jax.state import TrainState
 
 PROBE_BYTES = 4096  # that each process writes before a checkpoint begins
@@ -75,7 +76,20 @@ class Checkpoints:
         self._kept = _Kept(to_keep)
         self._checkpointer: Any = None
         self._pending: Any = None
-        self._open()
+        try:
+            self._open()
+        except Exception as error:
+            # Orbax reads what is told beside every checkpoint, and raises many types for nonsense.
+            raise UserError(
+                f"{self._folder} holds a checkpoint that orbax can't list ({_reason(error)}); move "
+                "away what this run did not write"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(waits=kind is not KeyboardInterrupt)
 
     def _open(self) -> None:
         context = ocp.Context()
@@ -87,6 +101,12 @@ class Checkpoints:
             preservation_policy=self._kept,
             cleanup_tmp_directories=True,
         )
+        manager = self._checkpointer._manager
+        # Orbax would ask JAX's service for the step at which to stop by the run's steps, and
+        # `Preemption` asks by its calls: a signal in between would be for one that never comes.
+        manager.reached_preemption = lambda step: False
+        remover = manager._checkpoint_deleter
+        remover.delete = functools.partial(_remove, remover.delete)
 
     def _require_writable(self) -> None:
         """Of several processes, none may begin what another can't: they would wait for it.
@@ -97,7 +117,8 @@ class Checkpoints:
         probe = self._folder / f"probe-{jax.process_index()}"
         failed = None
         try:
-            with probe.open("wb") as file:
+            probe.unlink(missing_ok=True)  # a kill left it, or a stranger a link
+            with open_to_write(probe, "wb") as file:
                 file.write(bytes(PROBE_BYTES))
                 file.flush()
                 to_disk(file.fileno())
@@ -193,12 +214,16 @@ class Checkpoints:
             return True
         return False
 
-    def close(self) -> None:
+    def close(self, *, waits: bool = True) -> None:
         """Waits until everything is written; asks no other process, which may be at something else.
 
-        Of several processes, for as long as a process that fails waits for the others.
+        Of several processes, for as long as a process that fails waits for the others. Without
+        `waits`, the end of the process will cut short what is being written.
         """
         pending, self._pending = self._pending, None
+        if not waits:
+            has_abandoned_threads.set()
+            return
         if isinstance(pending, Exception):
             has_abandoned_threads.set()
         elif pending is not None:
@@ -217,6 +242,17 @@ class Checkpoints:
         if writer is not None:
             with contextlib.suppress(Exception):  # told already
                 writer.close()
+
+
+def _remove(remove: Callable[[int], None], step: int) -> None:
+    """Removes an old checkpoint; the new one, which is there by then, is whole without that."""
+    try:
+        remove(step)
+    except OSError as error:
+        print_line(
+            f"the checkpoint of step {step}, which is kept no longer, could not be removed "
+            f"({_reason(error)}): remove it yourself, or its room is lost"
+        )
 
 
 def _reason(error: Exception) -> str:

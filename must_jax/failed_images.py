@@ -46,5 +46,5 @@ class FailedImages:
             raise UserError(
                 f"{len(self.records)} of the {len(self._source)} images in {self._source.path} do "
                 "not decode (named above), more than config.loader.max_failed_fraction allows; "
-                "mend or remove them, or raise it"
+                "mend them, or raise it; a run that has a checkpoint does not go on without them"
             )

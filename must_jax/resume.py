@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from must_jax import distributed, sharding
-from must_jax.checkpoint import Restored, complete_steps, digest, restore_latest
+from must_jax.checkpoint import Restored, complete_steps, digest, found_steps, restore_latest
 from must_jax.compile import first_state
 from must_jax.config import default_config, flat_fields
 from must_jax.convert.converted import SPEC_FILE, TOKENIZER
@@ -194,7 +194,7 @@ def begin_or_resume(
     if jax.process_count() > 1:
         distributed.require_same(facts)
     fields = json.loads(json.dumps(dict(flat_fields(experiment.config))))
-    if complete_steps(workdir):
+    if found_steps(workdir):
         restored = _find_state(experiment, workdir, mesh=mesh, which=LAST)
         notes = RunNotes.from_json(restored.notes, path=workdir)
         _check_same(workdir, notes, facts=facts, fields=fields)

@@ -175,10 +175,9 @@ class _Run:
                     f"another run has written to {self._workdir} since this one read it; start the "
                     "same command again to go on from there"
                 )
-            checkpoints = Checkpoints(
-                self._workdir, to_keep=config.checkpoints_to_keep, step=self.step
+            checkpoints = stack.enter_context(
+                Checkpoints(self._workdir, to_keep=config.checkpoints_to_keep, step=self.step)
             )
-            stack.callback(checkpoints.close)
             self._saving = Saving(checkpoints, step=self.step, notes=notes)
             write_config(self._workdir, config)
             writer = MetricWriter(self._workdir, step=self.step)

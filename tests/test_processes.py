@@ -340,6 +340,23 @@ def test_a_failure_of_one_process_ends_all_with_its_reason(inputs, alone, run):
     assert f"{inputs}/no" in stderr[0]
 
 
+def test_other_test_images_on_one_process_end_all(inputs, alone, run):
+    """Else each would score its part of another list."""
+    others = alone.parent / "other_test_images"
+    shutil.copytree(inputs / "test", others)
+    (others / "star" / "000.png").rename(others / "circle" / "100.png")
+    codes, _, stderr, _ = run(
+        alone.parent / "scored_on_others",
+        count=2,
+        of_process=lambda index: [f"--config.dataset.test={others}"] if index else [],
+    )
+    assert codes == [2, 2], stderr
+    for told in stderr:
+        assert len(told.splitlines()) == 1
+        assert told.startswith("error: the SHA-256 of the test images' names and labels is ")
+        assert "every process must be started with the same command, on the same files" in told
+
+
 def test_images_that_fail_on_any_process_end_the_run_on_all(alone, run):
     broken = alone.parent / "broken"
     tiny_run.write_images(broken, count=36, seed=0)

@@ -20,12 +20,15 @@ from pages import (
 )
 from PIL import Image
 
+from must_jax import distributed
 from must_jax.data.views import evaluation_view
 from must_jax.errors import UserError
 from must_jax.experiment import build
 from must_jax.models import encode
 from must_jax.reporting import runner
 from must_jax.reporting.history import read_history
+from must_jax.reporting.pictures import reconstructions
+from must_jax.reporting.report import NoReportError
 from must_jax.resume import read_state
 from must_jax.train import train
 
@@ -265,6 +268,7 @@ def test_a_run_that_has_not_ended_has_no_report(labelled, tmp_path):
         "pipe",
         {"eval_metric": "worst"},
         {"seconds": "x"},
+        {"seconds": 10**400},
         {"teacher_top1": "x"},
         {"student_digest": None},
     ],
@@ -320,3 +324,15 @@ def test_a_full_disk_does_not_fail_the_run(labelled, monkeypatch, capsys):
     assert told.startswith(f"no report was made: {workdir}/report.html cannot be written (No space")
     assert "-> teacher" in last
     assert (workdir / "report.html").read_bytes() == before
+
+
+def test_images_that_another_process_can_not_read_end_the_report_on_all(labelled, monkeypatch):
+    """This one reads them, and must not go on to what the other has no part in."""
+    fields, _, _ = labelled
+    experiment = build(fields)
+    mesh = experiment.make_mesh()
+    source = experiment.train_source(mesh)
+    theirs = f"no image in {source.path} decodes"
+    monkeypatch.setattr(distributed, "gather", lambda ours: [ours, theirs])
+    with pytest.raises(NoReportError, match=theirs):
+        reconstructions(experiment, source, mesh, student={})
