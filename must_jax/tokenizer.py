@@ -13,9 +13,9 @@ import numpy as np
 from absl import logging
 
 from must_jax.errors import UserError, first_line
-from must_jax.local_files import MAX_TEXT
+from must_jax.local_files import MAX_TEXT, read_bytes
 from must_jax.models.spec import TextSpec
-from must_jax.tokenizer_pipeline import check_pipeline
+from must_jax.tokenizer_pipeline import check_charsmap, check_pipeline
 
 SENTENCEPIECE = "spiece.model"
 _SAMPLE = "a photo of a caf\u00e9, \u96ea."  # with letters that no small vocabulary has
@@ -125,13 +125,17 @@ def load_clip_tokenizer(folder: Path) -> Tokenizer:
     """CLIP's tokenizer in a folder of Hugging Face files, for a text tower that isn't there yet.
 
     Raises:
-      UserError: there is none. Damaged files raise what transformers raises.
+      UserError: there is none, or what it does to a text might take hours or gigabytes. Other
+        damage raises what transformers raises.
     """
     # transformers turns a folder without files into a tokenizer of two words, without a complaint.
     if not _has_bpe(folder):
         raise UserError(
             f"{folder}: no tokenizer; expected tokenizer.json, or vocab.json + merges.txt"
         )
+    # Not all of it is used, but all is loaded.
+    if (folder / "tokenizer.json").is_file():
+        check_pipeline(folder / "tokenizer.json")
     # Else it remarks on every start that it found no PyTorch, which it isn't meant to.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
@@ -166,8 +170,13 @@ def _load_siglip(folder: Path) -> Tokenizer:
     split: Callable[[str], list[int]]
     if (folder / SENTENCEPIECE).is_file():
         from sentencepiece import SentencePieceProcessor
+        from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
-        model = SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE))
+        data = read_bytes(folder / SENTENCEPIECE, limit=MAX_TEXT)
+        charsmap = ModelProto.FromString(data).normalizer_spec.precompiled_charsmap
+        if charsmap:
+            check_charsmap(charsmap, folder / SENTENCEPIECE)
+        model = SentencePieceProcessor(model_proto=data)
         pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
         # Vocabularies made for T5 end in sentinels, which no text becomes: towers lack their rows.
         while "<extra_id_" in pieces[-1]:
@@ -178,10 +187,11 @@ def _load_siglip(folder: Path) -> Tokenizer:
     elif (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer as FastTokenizer
 
-        check_pipeline(folder / "tokenizer.json")  # of CLIP's, the vocabulary alone is used
+        check_pipeline(folder / "tokenizer.json")
         fast = FastTokenizer.from_file(str(folder / "tokenizer.json"))
         fast.no_padding()
         fast.no_truncation()
+        fast.post_processor = None  # it may write a text out any number of times
         ids, split = fast.get_vocab(), lambda text: fast.encode(text, add_special_tokens=False).ids
         # The vocabulary of the first SigLIP may have been saved in the newer kind of file.
         clean = canonicalize if config.get("tokenizer_class") == "SiglipTokenizer" else str.lower

@@ -1,5 +1,6 @@
-"""What a `tokenizer.json` says is done to a text before it is cut into tokens."""
+"""What a tokenizer's file says is done to a text before it is cut into tokens."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -11,9 +12,52 @@ from must_jax.local_files import read_text
 
 _MAX_STEPS = 16  # what transformers writes for SigLIP 2 has three
 _MAX_GROWTH = 1024  # of a text's length, by all steps together
+_MAX_PATTERN = 2**20  # letters; of thousands of words that are never cut, 100,000
+# Bytes and letters; NFKC's has 240,000, and makes 18 letters of U+FDFA.
+_MAX_CHARSMAP, _MAX_LETTERS = 2**20, 64
 # Letters of a pattern that stand for one character, and what repeats the one before.
 _ONE_CHARACTER = re.compile(r"\\p\{\^?\w+\}|\\.|\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 _REPEATS = re.compile(r"[*+?{]")
+# Where a sequence has its steps, and the keys that a type of step has. The library passes over any
+# other: a file with such keys could look like one thing here and be another there.
+_SEQUENCES = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}
+_KEYS: dict[str, set[str]] = {
+    "BertNormalizer": {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"},
+    "BertPreTokenizer": set(),
+    "ByteLevel": {"add_prefix_space", "trim_offsets", "use_regex"},
+    "CharDelimiterSplit": {"delimiter"},
+    "Digits": {"individual_digits"},
+    "FixedLength": {"length"},
+    "Lowercase": set(),
+    # `str_rep` and `add_prefix_space` are of files from before 2023.
+    "Metaspace": {"replacement", "prepend_scheme", "split", "str_rep", "add_prefix_space"},
+    "NFC": set(),
+    "NFD": set(),
+    "NFKC": set(),
+    "NFKD": set(),
+    "Nmt": set(),
+    "Precompiled": {"precompiled_charsmap"},
+    "Prepend": {"prepend"},
+    "Punctuation": {"behavior"},
+    "Replace": {"pattern", "content"},
+    "Split": {"pattern", "behavior", "invert"},
+    "Strip": {"strip_left", "strip_right"},
+    "StripAccents": set(),
+    "UnicodeScripts": set(),
+    "Whitespace": set(),
+    "WhitespaceSplit": set(),
+}
+# Letters that become of one, at most; the normal forms' are UAX #15's.
+_GROWTH = {
+    "BertNormalizer": 8.0,  # NFD's 4, in lower case
+    "ByteLevel": 5.0,  # its bytes, and a space before them
+    "Lowercase": 2.0,
+    "Metaspace": 2.0,
+    "NFC": 3.0,
+    "NFD": 4.0,
+    "NFKC": 18.0,
+    "NFKD": 18.0,
+}
 
 
 def check_pipeline(path: Path) -> None:
@@ -30,49 +74,102 @@ def check_pipeline(path: Path) -> None:
     """
     try:
         told = json.loads(read_text(path))
-        steps = [
-            step for name in ("normalizer", "pre_tokenizer") for step in _steps(told.get(name))
-        ]
+        steps = [step for part in _SEQUENCES for step in _steps(told.get(part), part, path)]
         if (told.get("model") or {}).get("dropout"):
             raise UserError(f"{path}: its model has dropout, with which no text is cut twice alike")
+        if len(steps) > _MAX_STEPS:
+            raise UserError(f"{path}: {len(steps)} steps prepare a text; {_MAX_STEPS} are the most")
+        growth = 1.0
+        for step in steps:
+            growth *= _growth(step, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error!r:.200})") from error
-    if len(steps) > _MAX_STEPS:
-        raise UserError(f"{path}: {len(steps)} steps prepare a text; {_MAX_STEPS} are the most")
-    growth = 1.0
-    for step in steps:
-        pattern = step.get("pattern")
-        if not isinstance(pattern, dict):
-            continue
-        literal, expression = pattern.get("String"), pattern.get("Regex")
-        if literal == "" or (isinstance(expression, str) and not _is_simple(expression)):
-            raise UserError(
-                f"{path}: the pattern {literal or expression or ''!r:.200} is none that tokenizers "
-                "of this family have, and might take hours"
-            )
-        taken = len(literal) if isinstance(literal, str) else 1
-        growth *= max(1.0, len(str(step.get("content") or "")) / taken)
     if growth > _MAX_GROWTH:
         raise UserError(f"{path}: its replacements make a text {growth:.3g} times as long")
 
 
-def _steps(told: Any) -> Iterator[dict[str, Any]]:
-    """The steps of a normalizer or a pre-tokenizer, those within sequences too."""
-    pending = [told]
+def check_charsmap(charsmap: bytes, path: Path) -> int:
+    """The most letters that SentencePiece's map of letters makes of one.
+
+    Its first four bytes count those of a trie, which finds strings that end in a NUL behind it.
+
+    Args:
+      charsmap: the map, compiled.
+      path: of the file that it is in.
+
+    Raises:
+      UserError: it is larger than that of any language, or makes a flood of one letter.
+    """
+    trie = int.from_bytes(charsmap[:4], "little")
+    if len(charsmap) > _MAX_CHARSMAP:
+        raise UserError(
+            f"{path}: its precompiled_charsmap has {len(charsmap)} bytes; {_MAX_CHARSMAP} are the "
+            "most"
+        )
+    # The libraries make room for the trie before they see that it isn't there.
+    if 4 + trie > len(charsmap):
+        raise UserError(f"{path}: its precompiled_charsmap is damaged (cut off)")
+    strings = charsmap[4 + trie // 4 * 4 :].split(b"\0")
+    longest = max(len(string.decode(errors="replace")) for string in strings)
+    if longest > _MAX_LETTERS:
+        raise UserError(
+            f"{path}: its precompiled_charsmap makes {longest} letters of one; {_MAX_LETTERS} are "
+            "the most"
+        )
+    return max(1, longest)
+
+
+def _steps(told: Any, part: str, path: Path) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer or a pre-tokenizer, those within sequences too.
+
+    Raises:
+      UserError: the library has no step of such keys.
+    """
+    pending = [] if told is None else [told]
     while pending:
         step = pending.pop()
-        if step is None:
-            continue
-        inner = step.get("normalizers") or step.get("pretokenizers")
-        if inner:
-            pending += inner
+        kind = step.get("type")
+        known = {_SEQUENCES[part]} if kind == "Sequence" else _KEYS.get(kind)
+        if known is None:
+            raise UserError(f"{path}: a {part} of the type {kind!r:.100} is none that is known")
+        unknown = sorted(step.keys() - known - {"type"})
+        if unknown:
+            raise UserError(f"{path}: a {part} of the type {kind} has no {unknown[0]!r:.100}")
+        if kind == "Sequence":
+            pending += step[_SEQUENCES[part]]
         else:
             yield step
 
 
+def _growth(step: dict[str, Any], path: Path) -> float:
+    """How many times as long a step makes a text, at most.
+
+    Raises:
+      UserError: it might take hours, or gigabytes.
+    """
+    if step["type"] == "Precompiled":
+        charsmap = base64.b64decode(step["precompiled_charsmap"], validate=True)
+        return check_charsmap(charsmap, path)
+    if step["type"] == "Prepend":
+        return 1.0 + len(step["prepend"])
+    if step["type"] not in ("Replace", "Split"):
+        return _GROWTH.get(step["type"], 1.0)
+    literal, expression = step["pattern"].get("String"), step["pattern"].get("Regex")
+    if literal == "" or (isinstance(expression, str) and not _is_simple(expression)):
+        raise UserError(
+            f"{path}: the pattern {literal or expression or ''!r:.200} is none that tokenizers "
+            "of this family have, and might take hours"
+        )
+    content = len(step.get("content") or "")
+    # An expression may stand for nothing, which is found beside every letter.
+    return max(1.0, content / len(literal)) if literal else 1.0 + content
+
+
 def _is_simple(expression: str) -> bool:
     """Whether each alternative of an expression has one repeat at most, and there are no groups."""
+    if len(expression) > _MAX_PATTERN:
+        return False
     plain = _ONE_CHARACTER.sub("x", expression)
     return "(" not in plain and all(len(_REPEATS.findall(one)) <= 1 for one in plain.split("|"))

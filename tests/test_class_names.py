@@ -157,6 +157,35 @@ def test_bad_yaml(write, content, where, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("e" + "\u0301" * 31, "more than 30 combining marks in a row"),
+        ("e" + "\u0f73" * 16, "more than 30 combining marks in a row"),  # two marks each
+        ("e" * 10_001, "a text of 10001 letters; 10000 are the most"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("ending", "before", "after", "where"),
+    [
+        (".txt", "cat\n", "\n", ":2: "),
+        (".tsv", "a\tcat\n", "\tdog\n", ":2: "),
+        (".json", '["cat", "', '"]', ": item 2: "),
+        (".yaml", "- cat\n- ", "\n", ":2: "),
+    ],
+)
+def test_names_that_would_take_long(write, ending, before, after, where, name, message):
+    path = write(before + name + after, ending)
+    with pytest.raises(UserError) as error:
+        read_class_names(path)
+    assert str(error.value).startswith(f"{path}{where}{message}")
+
+
+def test_names_of_any_language_are_read(write):
+    names = ["e" + "\u0301" * 30, "ภูเขา", "कुत्ता", "con chó", "כֶּלֶב", "བོད་ཡིག", "e" * 10_000]
+    assert read_class_names(write("\n".join(names))) == classes(*names)
+
+
 @pytest.mark.parametrize("read", [read_class_names, read_templates])
 def test_files_that_cannot_be_read(read, tmp_path):
     for path in (tmp_path / "nothing.txt", tmp_path):

@@ -1,5 +1,6 @@
 """SigLIP's two tokenizers against transformers' own."""
 
+import base64
 import dataclasses
 import json
 
@@ -141,6 +142,23 @@ def _replace(content, **pattern):
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
+def _in_turn(*steps):
+    return {"type": "Sequence", "normalizers": list(steps)}
+
+
+def _precompiled(charsmap):
+    return {
+        "type": "Precompiled",
+        "precompiled_charsmap": base64.b64encode(charsmap).decode(),
+    }
+
+
+LONG = {"content": "x" * 2000, "pattern": {"String": "a"}}  # what becomes of a letter
+LARGE = bytes(2**20 + 1)
+FLOOD = bytes(4) + b"x" * 65 + b"\0"
+CUT_OFF = b"\x09\0\0\0" + bytes(8)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -170,6 +188,47 @@ def _replace(content, **pattern):
             "might take hours",
         ),
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 17}}, "18 steps"),
+        # The library goes by the type and passes over keys that it doesn't know.
+        (
+            {"normalizer": LONG | {"type": "Replace", "normalizers": [{"type": "Lowercase"}]}},
+            "a normalizer of the type Replace has no 'normalizers'",
+        ),
+        (
+            {"normalizer": _in_turn({"type": "NFC"}) | {"pretokenizers": []}},
+            "a normalizer of the type Sequence has no 'pretokenizers'",
+        ),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Split",
+                    "pattern": {"Regex": "(a|a)*$"},
+                    "behavior": "Isolated",
+                    "invert": False,
+                    "pretokenizers": [{"type": "Whitespace"}],
+                }
+            },
+            "a pre_tokenizer of the type Split has no 'pretokenizers'",
+        ),
+        ({"normalizer": LONG}, "of the type None is none that is known"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 2000}}, "2e[+]03 times as long"),
+        # Three letters for each, as the expression is found beside them.
+        ({"normalizer": _in_turn(*[_replace("aa", Regex="x*")] * 7)}, "2.19e[+]03 times as long"),
+        ({"normalizer": _in_turn(*[{"type": "NFKD"}] * 3)}, "5.83e[+]03 times as long"),
+        (
+            {
+                "pre_tokenizer": {
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {"type": "Metaspace", "replacement": "x", "prepend_scheme": "always"}
+                    ]
+                    * 11,
+                }
+            },
+            "4.1e[+]03 times as long",
+        ),
+        ({"normalizer": _precompiled(LARGE)}, "1048577 bytes; 1048576 are the most"),
+        ({"normalizer": _precompiled(FLOOD)}, "makes 65 letters of one; 64 are"),
+        ({"normalizer": _precompiled(CUT_OFF)}, r"precompiled_charsmap is damaged \(cut off"),
         ({"normalizer": ["x"]}, "damaged"),
         ({"normalizer": {"type": "Sequence", "normalizers": "xy"}}, "damaged"),
     ],
@@ -210,6 +269,65 @@ def test_a_vocabulary_that_makes_thousands_of_tokens_of_a_letter_is_refused(fold
     _, spec = _gemma(folders, tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
     with pytest.raises(UserError, match=r"is damaged and fails on a text \(it makes"):
         load_tokenizer(tmp_path, spec=spec).encode(["aaaa"])
+
+
+def test_siglips_vocabulary_in_a_tokenizer_json_keeps_its_letters(folders, tmp_path):
+    """As tools that convert `spiece.model` write it, with the keys of older and newer libraries."""
+    model = ModelProto.FromString((folders["siglip"][0] / "spiece.model").read_bytes())
+    charsmap = model.normalizer_spec.precompiled_charsmap
+    steps = [
+        {"type": "Lowercase"},
+        _replace(" ", Regex=r"\s+"),
+        {"type": "Strip", "strip_left": False, "strip_right": True},
+        _precompiled(charsmap),
+        _replace(" ", Regex=" {2,}"),
+    ]
+    for keys in (
+        {"str_rep": "▁", "add_prefix_space": True},
+        {"prepend_scheme": "always", "split": True},
+    ):
+        pieces = [
+            {"type": "WhitespaceSplit"},
+            {"type": "Metaspace", "replacement": "▁"} | keys,
+        ]
+        _, spec = _gemma(
+            folders,
+            tmp_path,
+            normalizer=_in_turn(*steps),
+            pre_tokenizer={"type": "Sequence", "pretokenizers": pieces},
+        )
+        plain, wide = load_tokenizer(tmp_path, spec=spec).encode(
+            ["the cat", " The \uff43\uff41\uff54"]
+        )
+        assert plain == wide
+
+
+def test_a_template_does_not_write_a_text_out_again(folders, tmp_path):
+    saved, spec = _gemma(folders, tmp_path)
+    once = load_tokenizer(tmp_path, spec=spec).encode(["the cat"])
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    again = saved["post_processor"] | {"single": [text] * 9}
+    _gemma(folders, tmp_path, post_processor=again)
+    assert load_tokenizer(tmp_path, spec=spec).encode(["the cat"]) == once
+
+
+@pytest.mark.parametrize(
+    ("charsmap", "message"),
+    [
+        (LARGE, "precompiled_charsmap has 1048577 bytes; 1048576 are the most"),
+        (FLOOD, "precompiled_charsmap makes 65 letters of one; 64 are the most"),
+        (CUT_OFF, r"precompiled_charsmap is damaged \(cut off"),
+    ],
+)
+def test_a_model_that_makes_a_flood_of_a_letter_is_refused(tmp_path, charsmap, message):
+    write_spiece(tmp_path)
+    file = tmp_path / "spiece.model"
+    model = ModelProto.FromString(file.read_bytes())
+    model.normalizer_spec.precompiled_charsmap = charsmap
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=message) as error:
+        load_tokenizer(tmp_path, spec=SPEC)
+    assert str(error.value).startswith(f"{file}: ")
 
 
 def _gemma(folders, tmp_path, **changes):

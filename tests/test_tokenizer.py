@@ -1,4 +1,6 @@
+import base64
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -82,6 +84,18 @@ def test_a_tokenizer_saved_by_transformers_is_the_same(tokenizer, folder, tmp_pa
         tokenize(texts, tokenizer=t, context_length=16).tolist() for t in (tokenizer, again)
     )
     assert ours == theirs
+
+
+def test_steps_that_are_loaded_and_not_used_are_looked_at(folder):
+    CLIPTokenizer.from_pretrained(str(folder), local_files_only=True).save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    charsmap = base64.b64encode(b"\x09\0\0\0" + bytes(8)).decode()
+    saved["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": charsmap}
+    file.write_text(json.dumps(saved))
+    with pytest.raises(UserError, match=r"precompiled_charsmap is damaged \(cut off") as error:
+        load_tokenizer(folder, spec=SPEC)
+    assert str(error.value).startswith(f"{file}: ")
 
 
 def test_damage_that_a_text_alone_shows_is_refused(folder):

@@ -1,12 +1,12 @@
 """Sentences that describe each class, such as a language model writes."""
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 from must_jax.class_names.files import read_entries
 from must_jax.class_names.names import ClassNames, plain
+from must_jax.class_names.spelling import nearest
 from must_jax.errors import UserError
 
 Descriptions = tuple[tuple[str, ...], ...]
@@ -48,7 +48,7 @@ def read_descriptions(path: str | os.PathLike, *, classes: ClassNames) -> Descri
         if not of_key:
             unknown.append(entry.key)
     if unknown:
-        near = difflib.get_close_matches(_loose(unknown[0]), labels, n=1, cutoff=0)[0]
+        near = nearest(_loose(unknown[0]), labels)
         raise UserError(
             f"{path}: no class is called {_listed(unknown)}; nearest to the first: "
             f"{classes.names[min(labels[near])]!r}"

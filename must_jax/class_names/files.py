@@ -5,10 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from must_jax.class_names.spelling import MAX_MARKS, has_endless_marks
 from must_jax.errors import UserError
 from must_jax.local_files import read_text
 
 MAX_DEPTH = 2  # a list or mapping, and the lists in it
+MAX_LETTERS = 10_000  # of one text; text towers read some hundred
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,6 +167,13 @@ def _entry(*, place: str, where: str, key: str | None, texts: list[Any]) -> Entr
             raise UserError(f"{place}: expected a text in quotes, it is {text!r:.40}")
         if not text.strip():
             raise UserError(f"{place}: empty text")
+        if len(text) > MAX_LETTERS:
+            raise UserError(f"{place}: a text of {len(text)} letters; {MAX_LETTERS} are the most")
+        if has_endless_marks(text):
+            raise UserError(
+                f"{place}: more than {MAX_MARKS} combining marks in a row, of which no letter is "
+                "made; remove them"
+            )
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise UserError(f"{place}: {text!r} has half a character (a lone surrogate)")
     return Entry(

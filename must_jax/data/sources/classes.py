@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import difflib
 import functools
 import itertools
 import re
@@ -13,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from must_jax.class_names.spelling import has_endless_marks, nearest
 from must_jax.errors import UserError
 
 Labels = Literal["auto", "required"]
@@ -76,8 +76,7 @@ class Classes:
     def nearest(self, text: str) -> str:
         """The folder of the class that is written most like this text."""
         known = self._by_name | self._by_folder
-        near = difflib.get_close_matches(_key(text), known, n=1, cutoff=0)[0]
-        return self.folders[known[near]]
+        return self.folders[known[nearest(_key(text), known)]]
 
     def of_value(self, value: str | int) -> int | None:
         """The label of the class that a text names; of a number, the label that it is.
@@ -148,4 +147,6 @@ def _is_integer(value: str | int) -> bool:
 @functools.cache
 def _key(name: str) -> str:
     # Some file systems store accented letters decomposed, whatever was typed.
-    return re.sub(r"[\s_/-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
+    if not has_endless_marks(name):
+        name = unicodedata.normalize("NFC", name)
+    return re.sub(r"[\s_/-]+", " ", name).strip().casefold()
