@@ -201,6 +201,88 @@ def test_damaged_shards(tmp_path):
         assert str(path) in message
 
 
+def _header(name, size, kind):
+    """A header of a kind that tarfile writes by itself only."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    header = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    header[156:157], header[148:156] = kind, b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def _extended(fields, kind=tarfile.XHDTYPE):
+    """Fields of an extended header, and a file behind it."""
+    block = fields + bytes(-len(fields) % 512)
+    return _header("x", len(fields), kind) + block + _header("1.jpg", 0, tarfile.REGTYPE)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "expected"),
+    [
+        (b"70000 a=" + b"b" * 69991 + b"\n", tarfile.XHDTYPE, "an extended header of 70000 bytes"),
+        (b"n" * 70000, tarfile.GNUTYPE_LONGNAME, "an extended header of 70000 bytes"),
+        (b"n" * 70000, tarfile.GNUTYPE_LONGLINK, "an extended header of 70000 bytes"),
+        (b"1" * 300, tarfile.XHDTYPE, "an extended header of digits"),
+        (b"2 " * 200 + b"=", tarfile.XHDTYPE, "an extended header that is damaged"),
+        (b"9 1234567" + b"6 a=b\n", tarfile.SOLARIS_XHDTYPE, "an extended header that is damaged"),
+    ],
+)
+def test_extended_headers_that_would_take_gigabytes_or_minutes(tmp_path, fields, kind, expected):
+    path = tmp_path / "x.tar"
+    path.write_bytes(_extended(fields, kind) + bytes(1024))
+    assert f"{path}: not an uncompressed tar archive, or damaged ({expected})" in _refusal(path)
+
+
+def test_a_header_of_negative_size(tmp_path):
+    header = bytearray(_header("x", 0, tarfile.XHDTYPE))
+    header[124:136], header[148:156] = (-513 & (1 << 96) - 1).to_bytes(12, "big"), b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "x.tar"
+    path.write_bytes(bytes(header) + bytes(1024))
+    assert "an extended header of -513 bytes" in _refusal(path)
+
+
+def test_headers_for_all_files_are_passed_over(tmp_path):
+    path = tmp_path / "x.tar"
+    fields = b"".join(b"12 k%05d=v\n" % i for i in range(7000)) + b"15 path=other\n"
+    path.write_bytes(_extended(fields, tarfile.XGLTYPE) + bytes(1024))
+    assert _samples(path)[0] == ["1"]
+    with path.open("rb") as file:
+        (member,) = members(file, path="x")
+    assert member.start == path.stat().st_size - 1024
+
+
+def test_members_are_not_kept(tmp_path, monkeypatch):
+    opened = []
+
+    class Noted(tarfile.TarFile):
+        def __init__(self, *args, **keywords):
+            super().__init__(*args, **keywords)
+            opened.append(self)
+
+    monkeypatch.setattr(tarfile, "open", Noted.open)
+    path = tmp_path / "x.tar"
+    path.write_bytes(_header("1.jpg", 0, tarfile.REGTYPE) * 9 + bytes(1024))
+    with path.open("rb") as file:
+        assert len(list(members(file, path="x"))) == 9
+    assert not opened[0].members
+
+
+@pytest.mark.parametrize("by_type", [True, False])
+def test_sparse_files_are_refused_before_their_map_is_read(tmp_path, by_type, monkeypatch):
+    if by_type:
+        data = _header("1.jpg", 0, tarfile.GNUTYPE_SPARSE)
+        monkeypatch.setattr(tarfile.TarInfo, "_proc_sparse", None)
+    else:
+        fields = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+        data = _extended(fields)
+        monkeypatch.setattr(tarfile.TarInfo, "_proc_gnusparse_10", None)
+    path = tmp_path / "x.tar"
+    path.write_bytes(data + bytes(1024))
+    assert "1.jpg is a link or sparse" in _refusal(path)
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_links_are_refused(tmp_path, kind):
     path = tmp_path / "x.tar"

@@ -12,7 +12,9 @@ import warnings
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from must_jax.data.headers import check_header
 
 # Of Pillow's readers, those for pictures that are kept as files: the others are seldom used, so
 # that their faults are found late, and one (EPS) runs a program on what it is given.
@@ -63,9 +65,11 @@ MAX_READS = 2**20
 _READ_BY_PIXEL = ("BMP", "DIB")  # where they are run-length encoded
 _EXIF = b"Exif\0\0"
 MAX_EXIF = 100  # segments, each of which Pillow copies with all before it
+_LARGEST_EXIF = 2**22  # bytes with the orientation; Pillow makes an object of each number there
 _FEW_BYTES = 2**20  # of which these copies take a second at most, and are not counted
 _MOST_SEGMENTS = 1000  # before a JPEG's pixels, to look through for one that has EXIF
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # what a JPEG and each of its scans start with
+MAX_PIECES = 2**16  # of a TIFF, each of which Pillow decodes as a picture
 MAX_SCANS = 100  # of a JPEG; progressive ones have ten or so, and their thumbnails too
 
 
@@ -223,17 +227,32 @@ class _Patient(io.BytesIO):
 
 def open_image(data: bytes) -> Image.Image:
     """An image of which only the header has been read; Pillow's own errors."""
+    check_header(data)
     file = _Patient(data)
     try:
         image = Image.open(file, formats=FORMATS)
         if image.format in _READ_BY_PIXEL:
             file.allowed += 2 * math.prod(image.size)
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            _spare(image)
         return image
     except Image.DecompressionBombError:
         scaled = _scaled_jpeg(data)
         if scaled is None:
             raise
         return scaled
+
+
+def _spare(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Keeps Pillow from a TIFF's camera data, all of which it reads behind the pixels.
+
+    Raises:
+        ValueError: It has more pieces than can be worth it.
+    """
+    if len(image.tile) > MAX_PIECES:
+        raise ValueError(f"more than {MAX_PIECES:,} pieces")
+    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        image.getexif().pop(directory, None)
 
 
 def _scaled_jpeg(data: bytes) -> Image.Image | None:
@@ -258,6 +277,8 @@ def _smaller(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
+    if len(image.info.get("exif", b"")) > _LARGEST_EXIF:
+        return None
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     # A broken tag block says nothing about the pixels, which did decode.

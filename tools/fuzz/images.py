@@ -127,6 +127,26 @@ def _huge(suffix: str, size: tuple[int, int], mode: str = "L") -> bytes:
     return file.getvalue()
 
 
+def _layers() -> bytes:
+    """A JPEG 2000 that says it has 65,535 layers, in precincts of 32 x 32."""
+    file = io.BytesIO()
+    Image.new("L", (2048, 2048)).save(file, "JPEG2000", precinct_size=(32, 32))
+    data = bytearray(file.getvalue())
+    at = data.index(b"\xff\x52") + 6
+    data[at : at + 2] = b"\xff\xff"
+    return bytes(data)
+
+
+def _strips(count: int) -> bytes:
+    """A TIFF with a row of pixels for each byte of a list of places."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "TIFF", tiffinfo={278: 1})
+    data = bytearray(file.getvalue())
+    at = data.index(struct.pack("<H", 273))
+    data[at : at + 12] = struct.pack("<HHLL", 273, 1, count, len(data))
+    return bytes(data) + b"\x08" * count
+
+
 def _behind_start(data: bytes) -> bytes:
     """A JPEG with more behind its first mark."""
     jpeg = _huge("jpg", (8, 8))
@@ -158,6 +178,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "jp2_claims": lambda: _claiming("jp2", b"\xff\x51", 6),
     "jp2_header_claims": lambda: _claiming("jp2", b"ihdr", 4),
     "jp2_64_megapixels": lambda: _huge("jp2", (8_000, 8_000)),
+    "jp2_layers": lambda: _layers(),
+    "tiff_strips": lambda: _strips(2**23),
     "ppm_claims": lambda: b"P6 99999 99999 255\n",
     "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",
     # Megabytes that Pillow reads byte by byte, or copies again for each piece.
