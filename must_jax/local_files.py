@@ -105,11 +105,15 @@ def open_to_write(path: str | os.PathLike[str], mode: str) -> BinaryIO:
 
     Raises:
       OSError: it can't be opened, or is a link, through which another file would be overwritten, or
-        a pipe, of which to open it is to wait for who reads.
+        a pipe or a device, which may wait for who reads or do anything.
     """
 
     def without_detour(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return descriptor
 
     return cast(BinaryIO, open(path, mode, opener=without_detour))
 

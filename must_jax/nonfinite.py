@@ -1,7 +1,6 @@
 """Steps that are not finite: counted and named, and after too many in a row the run stops."""
 
 import collections
-import contextlib
 import dataclasses
 import io
 import pathlib
@@ -16,6 +15,7 @@ import numpy as np
 from must_jax import distributed
 from must_jax.checkpoint import restore_latest
 from must_jax.checkpoint_writer import Checkpoints
+from must_jax.convert.zip_directory import check_directory
 from must_jax.data.sources import Source
 from must_jax.errors import UserError, first_line
 from must_jax.local_files import open_regular
@@ -174,8 +174,8 @@ def _dump(
     step = jax.device_put(np.int32(told["step"] - 1), state.step.sharding)
     try:
         if writes:
-            shutil.rmtree(partial, ignore_errors=True)
-        with contextlib.closing(Checkpoints(str(partial), to_keep=1, step=0)) as checkpoints:
+            _remove(partial)
+        with Checkpoints(str(partial), to_keep=1, step=0) as checkpoints:
             checkpoints.save(
                 dataclasses.replace(state, step=step),
                 step=told["step"],
@@ -192,7 +192,7 @@ def _dump(
             _put_in_place(partial, folder)
     except BaseException:
         if writes:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
         raise
     distributed.gather(None)  # when the others end, they end the first
 
@@ -204,11 +204,18 @@ def _described(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _put_in_place(partial: pathlib.Path, folder: pathlib.Path) -> None:
     """Makes a dump the only one; one from before goes when the new one is there."""
     old = folder.with_name(f"{folder.name}.old")
-    if folder.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
+    if folder.is_dir() or folder.is_symlink():
+        _remove(old)
         folder.rename(old)
     partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes what is there, as far as it can be; of a link, nothing but itself."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def find_dump(workdir: str) -> pathlib.Path:
@@ -255,6 +262,7 @@ def read_dump(
 
 def _read_batch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
+        check_directory(path)
         with open_regular(path) as file:
             # As they were saved: what is compressed may stand for any number of gigabytes.
             members = zipfile.ZipFile(file).infolist()

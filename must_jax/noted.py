@@ -1,11 +1,11 @@
-"""What the JSON values may be that a run's checkpoints and dumps have beside the arrays.
+"""What the JSON values may be of result.json, and of checkpoints and dumps beside the arrays.
 
-Their checksum tells damage. Who forges them can give them a new one.
+A checksum tells damage. Who forges them can give them a new one.
 """
 
 import dataclasses
 import json
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 import pydantic
 from pydantic import Field, with_config
@@ -17,6 +17,7 @@ _QUALITY = {field.name for field in dataclasses.fields(Quality)}
 _CLASSIFIER = {field.name for field in dataclasses.fields(ClassifierQuality)}
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Accuracy = Annotated[float, Field(ge=0, le=1)] | None
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class NotedProbe(TypedDict):
@@ -76,7 +77,7 @@ class NotedRun(TypedDict):
 
     facts: dict[str, Any]
     config: NotRequired[dict[str, Any] | None]
-    seconds: NotRequired[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    seconds: NotRequired[Seconds]
     test: NotRequired[str | None]
     zero_shot: NotRequired[NotedZeroShot | None]
     best_by_labels: NotRequired[NotedBest | None]
@@ -98,6 +99,25 @@ class NotedStep(TypedDict):
     batch: dict[str, Any]
 
 
+class NotedResult(TypedDict):
+    """What a report shows of result.json."""
+
+    steps: Count
+    seconds: Seconds
+    skipped_steps: Count
+    eval_metric: Literal["top1", "mean_per_class"]
+    best_by_labels: dict[str, Any] | None
+    zeroshot_top1: Accuracy
+    zeroshot_mean_per_class: Accuracy
+    student_top1: Accuracy
+    student_mean_per_class: Accuracy
+    teacher_top1: Accuracy
+    teacher_mean_per_class: Accuracy
+    student_digest: str
+    teacher_digest: str
+    optimizer_digest: str
+
+
 def wrong_in_run(notes: Any) -> str | None:
     """What no run notes, and where; None where all is well."""
     return _misfit(NotedRun, notes) or _contradiction(notes)
@@ -106,6 +126,11 @@ def wrong_in_run(notes: Any) -> str | None:
 def wrong_in_step(notes: Any) -> str | None:
     """The same of a dump."""
     return _misfit(NotedStep, notes)
+
+
+def wrong_in_result(result: Any) -> str | None:
+    """The same of result.json."""
+    return _misfit(NotedResult, result)
 
 
 def _misfit(kind: Any, values: Any) -> str | None:

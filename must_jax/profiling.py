@@ -88,6 +88,9 @@ def traced(
       first_step: steps that were done before this start.
       paused: keeps what is done inside out of the times that are logged.
       say: is told where the trace is.
+
+    Raises:
+      UserError: the trace would follow a link out of `workdir`.
     """
     if steps is None:
         yield run_step
@@ -96,6 +99,7 @@ def traced(
     if jax.process_count() > 1:
         # Files are named after the host alone, which several processes may share.
         folder = os.path.join(folder, f"process_{jax.process_index()}")
+    _refuse_links(workdir, folder)
     step, running = first_step, False
 
     def stop() -> None:
@@ -128,3 +132,10 @@ def traced(
     finally:
         if running:
             stop()
+
+
+def _refuse_links(workdir: str, folder: str) -> None:
+    deepest = os.path.join(folder, "plugins", "profile")  # as TensorBoard looks for it
+    inside = os.path.join(os.path.realpath(workdir), os.path.relpath(deepest, workdir))
+    if os.path.realpath(deepest) != inside:
+        raise UserError(f"{folder} is a link, or holds one; move it away to trace steps")

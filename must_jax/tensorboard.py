@@ -1,6 +1,7 @@
 """Scalars as TensorBoard events."""
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -21,7 +22,7 @@ class EventFiles:
         """Hides what earlier files have of later steps than `step`.
 
         Raises:
-          UserError: the folder can't be written.
+          UserError: the folder can't be written, or is a link, which may lead anywhere.
         """
         with _without_torch():
             from tensorboardX.event_file_writer import EventsWriter
@@ -34,6 +35,8 @@ class EventFiles:
         self._writer: Any = None
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         try:
+            if os.path.islink(folder):
+                raise OSError(errno.ELOOP, "it is a link")
             os.makedirs(folder, exist_ok=True)
             self._write(self._event(wall_time=time.time(), step=step + 1, session_log=start))
         except OSError as error:

@@ -263,6 +263,24 @@ def test_a_small_file_asks_for_little(kind, tmp_path):
     assert time.perf_counter() - start < 30
 
 
+@pytest.mark.parametrize(("count", "name"), [(70_000, b"a"), (300, b"a" * 60_000)])
+def test_a_directory_is_refused_before_it_is_taken_apart(count, name, tmp_path):
+    """Entries of a few bytes become objects of hundreds, and their names two strings each."""
+    entry = b"PK\x01\x02" + bytes(24) + len(name).to_bytes(2, "little") + bytes(16) + name
+    size = count * len(entry)
+    # It may say that there is one entry: readers go by its size.
+    end = b"PK\x05\x06" + bytes(4) + b"\1\0\1\0" + size.to_bytes(4, "little") + bytes(6)
+    (tmp_path / "a.pt").write_bytes(entry * count + end)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="more than 65536 entries in this archive"):
+            open_torch_archive(tmp_path / "a.pt")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * size
+
+
 def test_tensors_that_share_a_storage_are_no_large_checkpoint(tmp_path):
     base = torch.zeros(1000)
     torch.save({f"a{i}": base for i in range(4)}, tmp_path / "few.pt")

@@ -14,6 +14,7 @@ from must_jax.convert import convert
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources import open_source
 from must_jax.errors import UserError
+from must_jax.pages.document import write_page
 from must_jax.tokenizer import load_tokenizer
 
 
@@ -140,6 +141,26 @@ def test_a_tokenizer_of_no_end_is_not_copied(checkpoint, tmp_path):
         convert(checkpoint, tmp_path / "target", tokenizer=tmp_path)
     with pytest.raises(UserError, match=told):
         load_tokenizer(tmp_path, spec=tiny_run.SPEC.text)
+
+
+def a_pipe_with_a_reader(path):
+    os.mkfifo(path)
+    os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+
+@pytest.mark.parametrize(
+    "lay", [os.mkfifo, a_pipe_with_a_reader, lambda path: path.symlink_to("mine.html")]
+)
+def test_a_page_is_written_to_its_own_file_alone(lay, tmp_path):
+    (tmp_path / "mine.html").write_text("mine")
+    lay(tmp_path / "page.html.tmp")
+    with pytest.raises(OSError, match=r"page\.html\.tmp"):
+        write_page(tmp_path / "page.html", "<p/>")
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.html"]
+    # What was in the way is gone.
+    write_page(tmp_path / "page.html", "<p>é</p>")
+    assert (tmp_path / "page.html").read_bytes() == "<p>é</p>".encode()
 
 
 def tar_of(name, *, size):

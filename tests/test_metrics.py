@@ -216,13 +216,16 @@ def test_a_full_disk_at_the_start_leaves_the_lines_as_they_are(tmp_path):
 
 
 def test_what_is_in_the_way_is_told(tmp_path):
-    for name, make, reason in (
-        ("metrics.jsonl", os.mkdir, "read (Is a directory)"),
-        ("metrics.jsonl", os.mkfifo, "read (not a regular file)"),
-        ("metrics.jsonl.tmp", os.mkdir, "written (Is a directory)"),
-        ("tensorboard", lambda path: path.write_text("mine"), "written (File exists)"),
+    for number, (name, make, reason) in enumerate(
+        (
+            ("metrics.jsonl", os.mkdir, "read (Is a directory)"),
+            ("metrics.jsonl", os.mkfifo, "read (not a regular file)"),
+            ("metrics.jsonl.tmp", os.mkdir, "written (Is a directory)"),
+            ("tensorboard", lambda path: path.write_text("mine"), "written (File exists)"),
+            ("tensorboard", lambda path: path.symlink_to(tmp_path), "written (it is a link)"),
+        )
     ):
-        folder = tmp_path / f"{name}_{make.__name__}"
+        folder = tmp_path / f"{number}"
         folder.mkdir()
         make(folder / name)
         told = f"{folder / name.removesuffix('.tmp')} cannot be {reason}; "

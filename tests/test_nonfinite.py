@@ -16,6 +16,7 @@ from damages import damaged_copies, emptied, flipped, removed, truncated, zeroed
 from full_disks import files_up_to
 
 from must_jax import sharding
+from must_jax.convert import zip_directory
 from must_jax.errors import UserError
 from must_jax.nonfinite import NonFiniteSteps, find_dump, read_dump
 from must_jax.replay import replay
@@ -125,6 +126,22 @@ def test_a_dump_takes_the_place_of_the_one_before(dumped, tmp_path):
     assert_dump_of_step_7(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["nonfinite", "nonfinite.tmp", "nonfinite.old"])
+def test_links_in_the_place_of_a_dump_are_replaced_and_not_followed(name, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine").write_text("mine")
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    if name == "nonfinite.old":
+        (workdir / "nonfinite").mkdir()
+    (workdir / name).symlink_to(tmp_path / "elsewhere")
+    end_at_step_7(workdir)
+    assert os.listdir(tmp_path / "elsewhere") == ["mine"]
+    assert os.listdir(workdir) == ["nonfinite"]
+    assert not (workdir / "nonfinite").is_symlink()
+    assert_dump_of_step_7(workdir)
+
+
 @pytest.mark.parametrize("size", [100, 150_000])
 def test_a_full_disk_does_not_hide_the_diagnosis(dumped, tmp_path, size):
     """Nor harm the dump from before; of the second size, all but the batch can be written."""
@@ -210,6 +227,12 @@ def test_a_batch_that_unpacks_or_waits_is_damage(dumped, tmp_path):
         lay()
         with pytest.raises(UserError, match=r"batch\.npz (is damaged|cannot be read)"):
             read(tmp_path)
+
+
+def test_a_batch_of_many_arrays_is_damage(dumped, monkeypatch):
+    monkeypatch.setattr(zip_directory, "MAX_ENTRIES", 1)
+    with pytest.raises(UserError, match=r"batch\.npz is damaged"):
+        read(dumped)
 
 
 def test_a_dump_of_another_model_is_refused(dumped):

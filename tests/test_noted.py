@@ -6,8 +6,10 @@ import dataclasses
 import pytest
 
 from must_jax.errors import UserError
-from must_jax.noted import wrong_in_step
+from must_jax.noted import wrong_in_result, wrong_in_step
+from must_jax.results import ENDED
 from must_jax.run_notes import RunNotes
+from must_jax.scores import NOTED
 
 QUALITY = {
     "mean_confidence": 0.5,
@@ -126,3 +128,48 @@ def test_forged_notes_of_a_dump_are_refused(name):
     assert wrong_in_step(notes | {"metrics": {}, "images": ["/caf\udce9"]}) is None
     for forged in ({n: v for n, v in notes.items() if n != name}, notes | {name: 0}):
         assert wrong_in_step(forged).startswith(f"{name}: ")
+
+
+RESULT = {
+    **{f"{tree}_{metric}": 0.5 for tree in ENDED for metric in NOTED},
+    **{f"{name}_digest": "0a" for name in ("student", "teacher", "optimizer")},
+    "best_by_labels": {"step": 8},
+    "skipped_steps": 0,
+    "steps": 8,
+    "seconds": 3,
+    "alarms": {},
+}
+
+
+@pytest.mark.parametrize("metric", NOTED)
+def test_results_of_runs(metric):
+    result = RESULT | {"eval_metric": metric}
+    assert wrong_in_result(result) is None
+    assert wrong_in_result(result | {"seconds": 1.5, "best_by_labels": None}) is None
+    unlabelled = {f"{tree}_{name}": None for tree in ENDED for name in NOTED}
+    assert wrong_in_result(result | unlabelled) is None
+    for name in result.keys() - {"alarms"}:
+        missing = {other: value for other, value in result.items() if other != name}
+        assert wrong_in_result(missing) == f"{name}: Field required"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seconds", 10**400),
+        ("seconds", float("nan")),
+        ("seconds", -1),
+        ("steps", 10**400),
+        ("steps", True),
+        ("skipped_steps", -1),
+        ("teacher_top1", 10**400),
+        ("student_mean_per_class", 1.5),
+        ("eval_metric", "worst"),
+        ("best_by_labels", [8]),
+        ("optimizer_digest", None),
+    ],
+)
+def test_results_of_no_run(name, value):
+    told = wrong_in_result(RESULT | {"eval_metric": "top1", name: value})
+    assert told.startswith(f"{name}: ")
+    assert "\n" not in told

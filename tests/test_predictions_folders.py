@@ -124,6 +124,15 @@ def test_a_folder_that_has_lost_what_was_sorted_is_refused(source, tmp_path, is_
     assert (tmp_path / "sorted").exists() == is_there
 
 
+def test_a_class_whose_folder_is_a_link_is_refused(source, tmp_path):
+    sort(source, tmp_path / "sorted", [])
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "sorted/cat").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"sorted/cat cannot be written \(it is a link\)"):
+        sort(source, tmp_path / "sorted", [0])
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
 def test_a_folder_with_anything_else_in_it_is_refused(source, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")

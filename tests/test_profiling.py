@@ -102,6 +102,22 @@ def test_without_steps_nothing_is_written(run_step, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["profile", "profile/plugins", "profile/plugins/profile"])
+def test_a_trace_follows_no_link(run_step, tmp_path, name):
+    for folder in ("real", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    workdir = tmp_path / "run"
+    workdir.symlink_to(tmp_path / "real")  # the user's own choice
+    (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+    (workdir / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"{workdir}/profile is a link, or holds one; move it"):
+        run(run_step, workdir, Steps(1, 2), first_step=0, num_steps=3)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    (workdir / name).unlink()
+    run(run_step, workdir, Steps(1, 2), first_step=0, num_steps=3)
+    assert steps_in(tmp_path / "real/profile") == {1, 2}
+
+
 def test_a_run_that_ends_early_leaves_the_trace_of_what_it_did(run_step, tmp_path):
     with pytest.raises(InterruptedError):
         run(run_step, tmp_path, Steps(2, 9), first_step=0, num_steps=9, failing_at=4)

@@ -14,7 +14,7 @@ from must_jax.models.spec import ClipSpec
 Params = dict[str, dict]
 
 # Kept as they are: casting them to float32, which loading does, loses nothing.
-_KEPT_TYPES = ("float32", "float16", "bfloat16")
+KEPT_TYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +119,11 @@ def _common_type(tensors: Tensors, keys: list[str], *, where: str) -> np.dtype:
     types = {}
     for key in keys:
         dtype = np.dtype(tensors[key].dtype)
-        if dtype.name not in (*_KEPT_TYPES, "float64"):
+        if dtype.name not in (*KEPT_TYPES, "float64"):
             raise UserError(f"{where}: {key} is of type {dtype}, expected floating numbers")
         types[dtype.name] = dtype
     (name, dtype), *others = types.items()
-    return np.dtype(np.float32) if others or name not in _KEPT_TYPES else dtype
+    return np.dtype(np.float32) if others or name not in KEPT_TYPES else dtype
 
 
 def _values(tensors: Tensors, key: str, dtype: np.dtype, *, where: str) -> np.ndarray:

@@ -23,8 +23,8 @@ from must_jax.convert.pickles import (
     short,
 )
 from must_jax.convert.tensors import LazyTensor
+from must_jax.convert.zip_directory import check_directory
 from must_jax.errors import UserError
-from must_jax.local_files import open_regular
 
 _STORAGE_DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -45,7 +45,6 @@ _MAX_MODULES = 100_000
 _MAX_NAME = 1_000  # letters
 # Tensors may be views of one storage: a small file could stand for a checkpoint of any size.
 _MAX_SHARED = 8
-_MAX_ENTRIES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +191,6 @@ def _state_dict(root: Any) -> dict[str, LazyTensor] | None:
 def _root(path: Path, archive: zipfile.ZipFile) -> str:
     """The folder inside that holds all, of an archive that may be read."""
     entries = archive.infolist()
-    if len(entries) > _MAX_ENTRIES:
-        raise UserError(f"{path}: more than {_MAX_ENTRIES} entries in this archive")
     pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
         raise UserError(f"{path}: not a PyTorch archive (no data.pkl inside)")
@@ -218,7 +215,7 @@ def open_torch_archive(path: Path) -> dict[str, LazyTensor]:
       UserError: the file is none of these, is damaged, or its pickle asks for anything else.
     """
     try:
-        open_regular(path).close()
+        check_directory(path)
         # It stays open for the tensors, which are read when they are asked for: to open it anew for
         # each would be to read its directory, of any length, a thousand times.
         archive = zipfile.ZipFile(path)

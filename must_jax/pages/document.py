@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.resources
-import os
 import pathlib
 
+from must_jax.local_files import replace_file
 from must_jax.pages.parts import escaped
 
 # A browser refuses whatever slips past the escaping: scripts, frames, anything from elsewhere.
@@ -36,10 +36,4 @@ def write_page(path: pathlib.Path, html: str) -> None:
         OSError: It can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, html.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import json
 import os
@@ -100,6 +101,8 @@ class ClassFolders:
         stem, ending = safe_name(os.path.basename(stem)), ending and f".{safe_name(ending[1:])}"
         folder = self._folder / self._names[label]
         try:
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, "it is a link", str(folder))
             folder.mkdir(exist_ok=True)
             for target in (folder / f"{stem}{ending}", folder / f"{stem}~{record}{ending}"):
                 if not os.path.lexists(target):

@@ -22,6 +22,7 @@ from must_jax.errors import UserError
 from must_jax.experiment import Experiment, build
 from must_jax.inspection.sheet import Card
 from must_jax.local_files import read_text
+from must_jax.noted import wrong_in_result
 from must_jax.pages.document import write_page
 from must_jax.predictor import Predictor
 from must_jax.probe import Probe
@@ -33,10 +34,8 @@ from must_jax.reporting.pictures import failed_images, reconstructions, thumbnai
 from must_jax.reporting.predictions import Predictions, predict_all
 from must_jax.reporting.report import Evaluation, NoReportError, Report
 from must_jax.reporting.statistics import least_sure, surest
-from must_jax.results import ENDED
 from must_jax.resume import IMAGES, read_state
 from must_jax.run_notes import RunNotes
-from must_jax.scores import NOTED
 from must_jax.source_digest import names_digest
 from must_jax.state import Params
 
@@ -233,21 +232,6 @@ def _read_result(workdir: str) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be read ({error}); train the run to its end, which writes it"
         ) from error
-    accuracies = [f"{tree}_{metric}" for tree in ENDED for metric in NOTED]
-    wanted: dict[str, Any] = {
-        "steps": int,
-        "seconds": int | float,
-        "skipped_steps": int,
-        "eval_metric": str,
-        "best_by_labels": dict | None,
-        **dict.fromkeys(accuracies, int | float | None),
-        **{f"{name}_digest": str for name in ("student", "teacher", "optimizer")},
-    }
-    for name, kind in wanted.items():
-        if name not in result or not isinstance(result[name], kind):
-            raise UserError(
-                f"{path}: {name} is missing or no {kind}; train the run to its end again"
-            )
-    if result["eval_metric"] not in NOTED:
-        raise UserError(f"{path}: eval_metric is none of {', '.join(NOTED)}")
+    if wrong := wrong_in_result(result):
+        raise UserError(f"{path} is no result of a run ({wrong}); train the run to its end again")
     return result
