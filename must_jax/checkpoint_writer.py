@@ -79,10 +79,12 @@ class Checkpoints:
         try:
             self._open()
         except Exception as error:
+            if distributed.is_of_runtime(error):
+                raise
             # Orbax reads what is told beside every checkpoint, and raises many types for nonsense.
             raise UserError(
-                f"{self._folder} holds a checkpoint that orbax can't list ({_reason(error)}); move "
-                "away what this run did not write"
+                f"{self._folder} can't be opened ({_reason(error)}); where it holds a checkpoint "
+                "that this run did not write, move that away"
             ) from error
 
     def __enter__(self) -> "Checkpoints":

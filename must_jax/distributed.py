@@ -211,7 +211,7 @@ def announce(error: BaseException) -> None:
     client = jax_distributed.global_state.client
     if client is None or _announced.is_set():
         return
-    if _is_of_runtime(error) and "RESOURCE_EXHAUSTED" not in str(error):
+    if is_of_runtime(error) and "RESOURCE_EXHAUSTED" not in str(error):
         time.sleep(HEARTBEAT_SECONDS)
     _announced.set()
     reason, code = f"{type(error).__name__}: {first_line(error)}", 1
@@ -223,7 +223,7 @@ def announce(error: BaseException) -> None:
         client.key_value_set(FAILURE_KEY, json.dumps(dataclasses.astuple(failure)))
 
 
-def _is_of_runtime(error: BaseException) -> bool:
+def is_of_runtime(error: BaseException) -> bool:
     """Whether the runtime raised it; some of its functions raise ValueError, as "UNKNOWN: ..."."""
     return isinstance(error, jax.errors.JaxRuntimeError) or (
         isinstance(error, ValueError) and bool(re.match("[A-Z_]+: ", str(error)))

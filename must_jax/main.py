@@ -18,6 +18,7 @@ from must_jax import checkpoint_writer, distributed, profiling
 from must_jax.cluster import quiet_tpu_library
 from must_jax.compile_cache import use_compile_cache
 from must_jax.config import default_config, flat_fields, read_config, unknown_field
+from must_jax.data import patience
 from must_jax.errors import EXIT_STOPPED, StoppedError, UserError, flush_output, print_error
 from must_jax.inspection.runner import inspect_run
 from must_jax.local_files import local_path
@@ -265,6 +266,8 @@ def run(command: Callable[[Sequence[str]], Any] = main) -> None:
             os._exit(ending.code if isinstance(ending.code, int) else 0)
         flush_output()
         raise
+    finally:
+        patience.give_up()
 
 
 if __name__ == "__main__":

@@ -115,5 +115,5 @@ def test_what_a_stranger_left_in_the_place_of_the_first_write_is_not_written_thr
 def test_a_forged_mark_of_an_older_checkpoint_is_one_line(tmp_path, told):
     save(tmp_path, [1, 2])
     (tmp_path / "checkpoints" / "1" / COMPLETE).write_text(json.dumps(told))
-    with pytest.raises(UserError, match="holds a checkpoint that orbax can't list"):
+    with pytest.raises(UserError, match=r"checkpoints can't be opened \(.*\); where it holds"):
         Checkpoints(str(tmp_path), to_keep=9, step=2)

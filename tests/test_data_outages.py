@@ -1,8 +1,10 @@
 """Remote reads that fail for a while, on fsspec's file system in memory."""
 
 import errno
+import functools
 import io
 import os
+import pickle
 import tarfile
 
 import fsspec
@@ -48,14 +50,24 @@ class Outage:
         self.calls = 0
         self.slept = []
         self.ends_after = float("inf")
-        monkeypatch.setattr(patience.time, "sleep", self._sleep)
+        monkeypatch.setattr(patience, "_is_over", self)
+        monkeypatch.setattr(patience, "monotonic", lambda: self.now)
         for name in ("_last_told", "_last_read"):
             monkeypatch.setattr(patience, name, {})
 
-    def _sleep(self, seconds):
-        self.slept.append(seconds)
+        self.now, self.is_over = 1e6, False
+
+    def set(self):
+        self.is_over = True
+
+    def wait(self, seconds):
+        """As an event does, that is set when nobody waits any more."""
+        if not self.is_over:
+            self.slept.append(seconds)
+            self.now += seconds
         if sum(self.slept) > self.ends_after:
             self.end()
+        return self.is_over
 
     def start(self, method, *errors, forever=False, of=""):
         """Of files whose path ends with `of`."""
@@ -169,7 +181,7 @@ def test_a_bucket_is_waited_for_while_nothing_in_it_can_be_read(bucket, outage):
     outage.ends_after = 400
     outage.start("cat_file", BusyError("503"), forever=True)
     assert source.read(0) == PPM
-    assert 400 < sum(outage.slept) <= 464
+    assert 400 < sum(outage.slept) <= 432
 
 
 def test_a_run_whose_bucket_stays_away_may_go_on_later(bucket, outage):
@@ -180,7 +192,40 @@ def test_a_run_whose_bucket_stays_away_may_go_on_later(bucket, outage):
     with pytest.raises(patience.AwayError, match="503; nor could what was read before") as error:
         source.read(0)
     assert error.value.exit_code == 75
-    assert 10 * 60 < sum(outage.slept) < 21 * 60
+    assert 15 * 60 < sum(outage.slept) < 16 * 60
+    # Nobody else begins to wait, or the process would not end.
+    with pytest.raises(patience.AwayError):
+        source.read(1)
+    assert sum(outage.slept) < 16 * 60
+    outage.end()
+
+
+def test_the_time_of_tries_counts(bucket, outage):
+    source = open_source(f"{bucket}/images")
+    assert source.read(1) == PPM
+
+    class SlowError(Exception):
+        def __init__(self):
+            outage.now += 40
+
+    outage.start("cat_file", SlowError, forever=True)
+    before = outage.now
+    with pytest.raises(patience.AwayError):
+        source.read(0)
+    assert 15 * 60 < outage.now - before < 18 * 60
+
+
+def test_a_worker_knows_what_the_run_has_read(bucket, outage, monkeypatch):
+    source = open_source(f"{bucket}/images")
+    assert source.read(1) == PPM
+    known = pickle.loads(pickle.dumps(patience.known()))
+    monkeypatch.setattr(patience, "_last_read", {})
+    outage.start("cat_file", BusyError("503"), forever=True)
+    with pytest.raises(UndecodableImageError):
+        source.read(0)
+    patience.know(known)
+    with pytest.raises(patience.AwayError):
+        source.read(0)
     outage.end()
 
 
@@ -230,15 +275,16 @@ class Mount:
 
     def __init__(self, monkeypatch):
         self.left, self.number, self.of = 0, errno.ESTALE, ""
-        works = files.read_bytes
+        # The one reads all of a file, the other its start.
+        for module, name in ((files, "read_bytes"), (patience, "open_regular")):
+            works = functools.partial(self._try, getattr(module, name))
+            monkeypatch.setattr(module, name, works)
 
-        def read(path, **keywords):
-            if self.left and path.endswith(self.of):
-                self.left -= 1
-                raise OSError(self.number, os.strerror(self.number), path)
-            return works(path, **keywords)
-
-        monkeypatch.setattr(files, "read_bytes", read)
+    def _try(self, works, path, **keywords):
+        if self.left and path.endswith(self.of):
+            self.left -= 1
+            raise OSError(self.number, os.strerror(self.number), path)
+        return works(path, **keywords)
 
 
 @pytest.fixture
@@ -263,7 +309,7 @@ def test_a_run_whose_file_system_stays_away_may_go_on_later(mount, outage, tmp_p
     mount.left = 1000
     with pytest.raises(patience.AwayError, match="Stale file handle; nor could what was read"):
         source.read(0)
-    mount.of = "0.ppm"
+    outage.is_over, mount.of = False, "0.ppm"
     with pytest.raises(UndecodableImageError, match=r"0\.ppm: Stale file handle"):
         source.read(0)
     assert source.read(1) == PPM

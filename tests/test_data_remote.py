@@ -31,8 +31,7 @@ def _png(i):
 def no_second_try():
     # A patch of its own: undone last, `monkeypatch` would leave the bucket refusing to be removed.
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("_WAITS", "_OUTAGE_WAITS"):
-            patched.setattr(patience, name, ())
+        patched.setattr(patience, "_WAITS", ())
         patched.setattr(patience, "_last_read", {})
         yield
 

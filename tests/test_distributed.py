@@ -19,4 +19,4 @@ from must_jax.errors import UserError
     ],
 )
 def test_errors_of_the_runtime_are_told_from_own_ones(error, is_of_runtime):
-    assert distributed._is_of_runtime(error) is is_of_runtime
+    assert distributed.is_of_runtime(error) is is_of_runtime

@@ -287,7 +287,7 @@ def _odd_storage(array: tensorstore.TensorStore) -> str | None:
     chunks = array.chunk_layout
     for chunk in (chunks.read_chunk.shape, chunks.write_chunk.shape):
         # Each of them is held as a whole, however little of it the array has.
-        if chunk != array.shape:
+        if (chunk or ()) != array.shape:
             return f"in chunks of {chunk}"
     assert array.codec is not None  # a zarr array has some
     codecs = set(re.findall(r'"name": "(.*?)"', json.dumps(array.codec.to_json())))

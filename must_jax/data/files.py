@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
-from must_jax.data.patience import FINAL, patiently
+from must_jax.data.patience import FINAL, is_remote, patiently
 from must_jax.data.remote import remote
 from must_jax.errors import UserError, reason
 from must_jax.local_files import open_regular, read_bytes, too_large
@@ -25,11 +25,6 @@ _IN_BLOCKS: dict[str, Any] = {
     "block_size": 2**23,
     "cache_options": {"maxblocks": 2},
 }
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
-    return "://" in path
 
 
 def _plain(path: str) -> str:
@@ -149,8 +144,12 @@ def read_in(path: str, read: Callable[[BinaryIO], _T]) -> _T:
 
     if is_remote(path):
         return _remotely(path, read_remote)
-    with open_regular(path) as raw:
-        return read(cast(BinaryIO, raw))
+
+    def read_local() -> _T:
+        with open_regular(path) as raw:
+            return read(cast(BinaryIO, raw))
+
+    return patiently(path, read_local)
 
 
 def _remotely(url: str, read: Callable[[Any, str], _T]) -> _T:

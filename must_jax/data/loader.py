@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -11,7 +12,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from must_jax.data import worker
+from must_jax.data import patience, worker
 from must_jax.errors import EXIT_STOPPED, UserError
 
 Batch = dict[str, np.ndarray]
@@ -81,6 +82,7 @@ class Loader:
             prefetch: Batches kept ready.
         """
         self._length = len(examples) // batch_size
+        patience.be_patient()
         if num_workers:
             if _QUIET not in sys.warnoptions:
                 sys.warnoptions.append(_QUIET)
@@ -98,7 +100,7 @@ class Loader:
                         num_workers=num_workers,
                         per_worker_buffer_size=math.ceil(max(prefetch, 1) / num_workers),
                     ),
-                    worker_init_fn=worker.begin,
+                    worker_init_fn=functools.partial(worker.begin, patience.known()),
                 )
             )
         else:

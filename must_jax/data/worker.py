@@ -6,15 +6,21 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections.abc import Mapping
+
+from must_jax.data import patience
 
 
-def begin(index: int = 0, count: int = 1) -> None:
+def begin(known: Mapping[str, str], index: int = 0, count: int = 1) -> None:
     """Called in each of `count` workers, before it makes anything.
+
+    It is told what the run has read, as `patience` wants to know.
 
     A terminal's Ctrl-C and a service manager's SIGTERM go to all processes of a group. The run
     finishes its step then, for which it needs batches, and ends its workers itself; one that was
     killed can't, and they would wait for it for ever.
     """
+    patience.know(known)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -178,7 +178,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "jp2_claims": lambda: _claiming("jp2", b"\xff\x51", 6),
     "jp2_header_claims": lambda: _claiming("jp2", b"ihdr", 4),
     "jp2_64_megapixels": lambda: _huge("jp2", (8_000, 8_000)),
-    "jp2_layers": lambda: _layers(),
+    "jp2_layers": _layers,
     "tiff_strips": lambda: _strips(2**23),
     "ppm_claims": lambda: b"P6 99999 99999 255\n",
     "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",

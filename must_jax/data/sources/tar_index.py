@@ -11,7 +11,7 @@ from must_jax.errors import UserError
 from must_jax.local_files import MAX_TEXT
 
 # Bytes that tell of a file what its header is too short for: a name, of 4096 at most, attributes.
-MAX_EXTENSION = 2**16
+MAX_EXTENSION = 2**20
 _NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _SHORTEST = len(b"5 a=\n")  # field, which starts with its own length
