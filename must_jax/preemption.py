@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from jax.experimental import multihost_utils
@@ -25,9 +25,13 @@ class Preemption:
     processes, any may be told; JAX's preemption service makes all of them stop at the same step.
     """
 
-    def __init__(self, *, grace_seconds: float):
-        """`grace_seconds` after it was asked to stop, the process ends, saved or not."""
+    def __init__(self, *, grace_seconds: float, when_asked: Callable[[], None] = lambda: None):
+        """`grace_seconds` after it was asked to stop, the process ends, saved or not.
+
+        A lone process calls `when_asked` at once, to end what it may be waiting for.
+        """
         self._grace_seconds = grace_seconds
+        self._when_asked = when_asked
         self._asked = threading.Event()
         self._calls = 0
         self._timer: threading.Timer | None = None
@@ -86,6 +90,7 @@ class Preemption:
                 os.kill(os.getpid(), signal.SIGTERM)
             else:
                 self._asked.set()
+                self._when_asked()
             while bell.recv(1):  # more signals need an ear, or Python complains
                 pass
 

@@ -16,6 +16,7 @@ from must_jax.checkpoint_writer import Checkpoints
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
 from must_jax.data.loader import Batch, LostWorkerError
+from must_jax.data.patience import AwayError, be_patient, give_up
 from must_jax.errors import StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
@@ -62,7 +63,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | Non
     """
     started = time.perf_counter()
     experiment = build(config)
-    preemption = Preemption(grace_seconds=config.grace_seconds)
+    be_patient()
+    preemption = Preemption(grace_seconds=config.grace_seconds, when_asked=give_up)
     lock = WorkdirLock(workdir, patience_seconds=config.grace_seconds)
     with preemption.listening(), lock:
         run = _Run(experiment, workdir, preemption=preemption, started=started)
@@ -229,14 +231,18 @@ class _Run:
                 self._saving.save_last(self.state, **self._save_keywords())
                 say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
                 raise
+            except (AwayError, LostWorkerError):
+                if jax.process_count() == 1:  # others would be in the midst of a step
+                    self._saving.save_last(self.state, **self._save_keywords())
+                raise
             self._saving.save_last(self.state, **self._save_keywords())
         return self._report()
 
     def _loop_or_stop(self, batches: Iterator[Batch]) -> None:
         try:
             self._loop(batches)
-        except LostWorkerError:
-            self._preemption.check()  # a signal to all processes ended one that had just begun
+        except (AwayError, LostWorkerError):
+            self._preemption.check()  # a signal ends patience, and workers that have just begun
             raise
 
     def _loop(self, batches: Iterator[Batch]) -> None:

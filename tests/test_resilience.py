@@ -211,6 +211,58 @@ def limit_file_size(process, size):
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+AWAY = """
+import errno, os
+from must_jax.data import files, patience
+
+def failing(works):
+    def read(path, **keywords):
+        if os.path.exists({mark!r}) and str(path).endswith(".png"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return works(path, **keywords)
+    return read
+
+files.read_bytes, patience.open_regular = map(failing, (files.read_bytes, patience.open_regular))
+patience._LOCAL_WAITS, patience._OUTAGE_WAIT, patience._OUTAGE_SECONDS = (0.1,), 0.1, {seconds}
+"""
+
+
+def test_images_that_are_away_end_no_run_for_good(config, undisturbed, tmp_path):
+    """For too long, and then while it is asked to stop: it saves, and goes on bit for bit."""
+    mark, workdir = tmp_path / "away", tmp_path / "run"
+
+    def begin_with(seconds):
+        changed = config.with_name("away.py")
+        changed.write_text(config.read_text() + AWAY.format(mark=str(mark), seconds=seconds))
+        return start(f"--config={changed}", f"--workdir={workdir}", devices=1)
+
+    process = begin_with(seconds=2)
+    wait_for(process, has_logged(workdir, 21))
+    mark.touch()
+    code, stdout, stderr = finish(process)
+    assert code == 75, stderr
+    told, error = stderr.splitlines()
+    assert "Stale file handle; reads that fail so are tried again" in told
+    assert error.startswith("error: ")
+    assert error.endswith("the same command goes on from the last checkpoint")
+    saved = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    assert saved >= 21
+    mark.unlink()
+    process = begin_with(seconds=1000)
+    wait_for(process, has_logged(workdir, saved + 14 - saved % 7))
+    mark.touch()
+    time.sleep(3)  # batches that are there are soon used up
+    process.send_signal(signal.SIGTERM)
+    code, stdout, stderr = finish(process)
+    assert code == 75, stderr
+    assert f"at step {saved} of" in stdout
+    assert stdout.splitlines()[-1].startswith("asked to stop: saved at step ")
+    mark.unlink()
+    code, _, stderr = finish(begin_with(seconds=1000))
+    assert code == 0, stderr
+    assert_same(workdir, undisturbed)
+
+
 def test_a_full_disk_stops_no_training_and_harms_no_checkpoint(config, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     process = begin(config, workdir)

@@ -82,7 +82,6 @@ class Loader:
             prefetch: Batches kept ready.
         """
         self._length = len(examples) // batch_size
-        patience.be_patient()
         if num_workers:
             if _QUIET not in sys.warnoptions:
                 sys.warnoptions.append(_QUIET)
