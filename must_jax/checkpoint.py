@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from must_jax import distributed
 from must_jax.errors import UserError
+from must_jax.local_files import MAY_PASS
 from must_jax.state import TrainState
 
 Notes = dict[str, Any]
@@ -28,21 +29,8 @@ COMPLETE = "_CHECKPOINT_METADATA"
 # What follows the words of an error: tensorstore's pages of how it was asked.
 _PAGES = re.compile(r"\n| \[tensorstore_spec|\. See full TensorStore")
 
-# Why a file that is whole may not be read for the time being.
-NO_DAMAGE = frozenset(
-    {
-        errno.EACCES,
-        errno.EAGAIN,
-        errno.EBUSY,
-        errno.EIO,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.EPERM,
-        errno.ESTALE,
-        errno.ETIMEDOUT,
-    }
-)
+# Why a file that is whole may not be read; the rights alone need somebody to mend them.
+NO_DAMAGE = MAY_PASS | {errno.EACCES, errno.EPERM}
 
 
 class DamagedCheckpointError(UserError):

@@ -91,7 +91,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(waits=kind is not KeyboardInterrupt)
+        if kind is not KeyboardInterrupt:  # which ends the process at once
+            self.close()
 
     def _open(self) -> None:
         context = ocp.Context()
@@ -216,16 +217,12 @@ class Checkpoints:
             return True
         return False
 
-    def close(self, *, waits: bool = True) -> None:
+    def close(self) -> None:
         """Waits until everything is written; asks no other process, which may be at something else.
 
-        Of several processes, for as long as a process that fails waits for the others. Without
-        `waits`, the end of the process will cut short what is being written.
+        Of several processes, for as long as a process that fails waits for the others.
         """
         pending, self._pending = self._pending, None
-        if not waits:
-            has_abandoned_threads.set()
-            return
         if isinstance(pending, Exception):
             has_abandoned_threads.set()
         elif pending is not None:

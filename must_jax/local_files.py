@@ -14,6 +14,29 @@ from must_jax.errors import UserError
 
 # Bytes. Texts are names, sentences, configurations and vocabularies; none of them comes near.
 MAX_TEXT = 2**27
+# Why a file that is whole may not be read for the time being: most is of networks, and of programs
+# behind a mount.
+MAY_PASS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOTCONN,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
 # What file systems answer that have no way to be told to bring a file to the disk.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -116,6 +139,16 @@ def open_to_write(path: str | os.PathLike[str], mode: str) -> BinaryIO:
         return descriptor
 
     return cast(BinaryIO, open(path, mode, opener=without_detour))
+
+
+def refuse_link(path: str | os.PathLike[str]) -> None:
+    """Refuses a folder to write in that may lead anywhere.
+
+    Raises:
+      OSError: it is a link.
+    """
+    if os.path.islink(path):
+        raise OSError(errno.ELOOP, "it is a link", os.fspath(path))
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:

@@ -1,7 +1,6 @@
 """Scalars as TensorBoard events."""
 
 import contextlib
-import errno
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from must_jax.errors import UserError
+from must_jax.local_files import refuse_link
 
 
 class EventFiles:
@@ -35,8 +35,7 @@ class EventFiles:
         self._writer: Any = None
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         try:
-            if os.path.islink(folder):
-                raise OSError(errno.ELOOP, "it is a link")
+            refuse_link(folder)
             os.makedirs(folder, exist_ok=True)
             self._write(self._event(wall_time=time.time(), step=step + 1, session_log=start))
         except OSError as error:

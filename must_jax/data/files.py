@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
-from must_jax.data.patience import FINAL, is_remote, patiently
-from must_jax.data.remote import remote
+from must_jax.data.patience import FINAL, patiently
+from must_jax.data.remote import is_remote, remote
 from must_jax.errors import UserError, reason
 from must_jax.local_files import open_regular, read_bytes, too_large
 

@@ -13,7 +13,7 @@ _MOST_ENTRIES = 2**20  # that `decode` lets Pillow read
 _TEXTS = (1, 2, 7)  # types that stay bytes, but for the tags of which each byte is a number
 _COLOUR_MAP, _STRIPS, _TILES = 320, 273, 324
 
-MAX_LAYERS = 100  # of a JPEG 2000; real ones have 20 at most
+MAX_LAYERS = 100  # of a JPEG 2000, as many as scans of a JPEG
 # Its precincts or code blocks, of all sizes that it is kept in: a picture of 178 megapixels has
 # 700,000 code blocks of 32 x 32. Each is looked at again for each layer.
 MAX_BLOCKS = 2**20

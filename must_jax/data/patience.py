@@ -10,35 +10,15 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import TypeVar
 
-from must_jax.data.remote import remote
+from must_jax.data.remote import is_remote, remote
 from must_jax.errors import EXIT_STOPPED, UserError, print_line, reason
-from must_jax.local_files import open_regular
+from must_jax.local_files import MAY_PASS, open_regular
 
 _T = TypeVar("_T")
 
 # What another try does not mend: of the file itself, and of the disk that it is copied to.
 FINAL = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What another try may mend of a local file: most is of networks and of programs behind a mount.
-_MAY_PASS = (
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ECONNABORTED,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.ENOTCONN,
-    errno.EREMOTEIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-)
 # Seconds between tries. The libraries for remote files try again too, each in its own way: s3fs
 # gives up after some 10 s of answers that the service is busy, and 2 s of answers cut short.
 _WAITS = (1, 2, 4, 8, 16, 32)
@@ -120,11 +100,6 @@ def know(files: Mapping[str, str]) -> None:
     _last_read.update(files)
 
 
-def is_remote(path: str) -> bool:
-    """Whether a path is a URL."""
-    return "://" in path
-
-
 def _place(path: str) -> str:
     """The bucket of a URL; all local files are of one place."""
     return "/".join(path.split("/")[:3]) if is_remote(path) else ""
@@ -132,7 +107,7 @@ def _place(path: str) -> str:
 
 def _may_pass(error: OSError, path: str) -> bool:
     if not is_remote(path):
-        return error.errno in _MAY_PASS
+        return error.errno in MAY_PASS
     return not isinstance(error, FINAL) and error.errno not in _DISK_IS_FULL
 
 

@@ -12,6 +12,11 @@ from must_jax.errors import UserError
 _BUSY = (408, 425, 429)
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in path
+
+
 @contextlib.contextmanager
 def remote(path: str) -> Iterator[tuple[Any, str]]:
     """The file system of a URL, and the path in it; its own kinds of errors become OSError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import filecmp
 import json
 import os
@@ -15,7 +14,14 @@ from must_jax.data.decode import UndecodableImageError, open_image
 from must_jax.data.sources import IMAGE_SUFFIXES, Source
 from must_jax.data.sources.source import MAX_IMAGE
 from must_jax.errors import UserError
-from must_jax.local_files import MAX_TEXT, local_path, open_to_write, read_bytes, replace_file
+from must_jax.local_files import (
+    MAX_TEXT,
+    local_path,
+    open_to_write,
+    read_bytes,
+    refuse_link,
+    replace_file,
+)
 from must_jax.predictions.rows import readable
 
 MARK = ".must_jax_sorting"  # while a folder is being filled
@@ -101,8 +107,7 @@ class ClassFolders:
         stem, ending = safe_name(os.path.basename(stem)), ending and f".{safe_name(ending[1:])}"
         folder = self._folder / self._names[label]
         try:
-            if folder.is_symlink():
-                raise OSError(errno.ELOOP, "it is a link", str(folder))
+            refuse_link(folder)
             folder.mkdir(exist_ok=True)
             for target in (folder / f"{stem}{ending}", folder / f"{stem}~{record}{ending}"):
                 if not os.path.lexists(target):
