@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tensorstore
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from must_jax.convert.fields import read_json
-from must_jax.convert.source import KEPT_TYPES, Params
+from must_jax.convert.source import Params
+from must_jax.convert.stored_arrays import read_arrays
 from must_jax.errors import UserError, first_line
 from must_jax.local_files import open_regular, read_text
 from must_jax.models import ClipSpec, TextTransformer, VisionTransformer
@@ -29,8 +28,6 @@ TOKENIZER = "tokenizer"
 FORMAT = 1
 # Bytes of all but the parameters: the tokenizer (32 MiB of SigLIP 2's), what describes the arrays.
 _MAX_OVERHEAD = 2**28
-# What earlier versions wrote too. Of others, a chunk says itself how much memory it needs.
-_CODECS = {"bytes", "crc32c", "sharding_indexed", "zstd"}
 
 
 def check_target(
@@ -199,7 +196,7 @@ def load_converted(path: str | os.PathLike) -> tuple[ClipSpec, Params]:
     shapes = _shapes(spec, where=path)
     _check_files(path, num_bytes=4 * sum(map(math.prod, shapes.values())))
     try:
-        arrays = _read_arrays(path, shapes=shapes)
+        arrays = read_arrays(path / PARAMS, shapes=shapes)
     except UserError:
         raise
     except Exception as error:
@@ -231,64 +228,3 @@ def _shapes(spec: ClipSpec, *, where: Path) -> dict[str, tuple[int, ...]]:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{where / SPEC_FILE}: describes no CLIP ({reason})") from error
     return {name: tuple(leaf.shape) for name, leaf in flatten_dict(expected, sep=".").items()}
-
-
-def _read_arrays(path: Path, *, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, by name, as float32.
-
-    Orbax reads what its files tell of, where kilobytes may stand for terabytes. Here nothing is
-    read before all that is stored is known to be what `write_converted` writes.
-
-    Args:
-      path: of the checkpoint.
-      shapes: of the architecture's parameters, by name.
-
-    Raises:
-      UserError: other arrays are stored.
-      Exception: of many types; they can't be read.
-    """
-    folders = [file.parent for file in (path / PARAMS).glob("*/manifest.ocdbt")]
-    if len(folders) != 1:
-        raise UserError(f"{path / PARAMS}: {len(folders)} stores of arrays, not 1; convert again")
-    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folders[0]}/"}}
-    keys = tensorstore.KvStore.open(store).result().list().result()
-    ending = b"/zarr.json"
-    found = {key.removesuffix(ending).decode() for key in keys if key.endswith(ending)}
-    if wrong := sorted(found ^ shapes.keys()):
-        reason = "was added" if wrong[0] in found else "is missing"
-        raise _misfit(path, len(wrong), f"{wrong[0]}, which {reason}")
-    zarr = {"driver": "zarr3", "fill_missing_data_reads": False}
-    opening = {
-        name: tensorstore.open(zarr | {"kvstore": store | {"path": f"{name}/"}}, open=True)
-        for name in shapes
-    }
-    stored = {name: future.result() for name, future in opening.items()}
-    wrong = [name for name, shape in shapes.items() if stored[name].shape != shape]
-    if wrong:
-        found_shape, shape = stored[wrong[0]].shape, shapes[wrong[0]]
-        raise _misfit(path, len(wrong), f"{wrong[0]}: {found_shape}, not {shape}")
-    for name, array in stored.items():
-        if odd := _odd_storage(array):
-            raise UserError(f"{path / PARAMS}: {name} is stored {odd}; convert again")
-    reading = {name: array.read() for name, array in stored.items()}
-    return {name: np.asarray(future.result(), np.float32) for name, future in reading.items()}
-
-
-def _misfit(path: Path, count: int, such_as: str) -> UserError:
-    return UserError(
-        f"{path}: {count} parameters do not fit {SPEC_FILE}, such as {such_as}; convert again"
-    )
-
-
-def _odd_storage(array: tensorstore.TensorStore) -> str | None:
-    """How an array is stored, where that is none of the ways of `write_converted`."""
-    if array.dtype.name not in KEPT_TYPES:
-        return f"as {array.dtype.name}"
-    chunks = array.chunk_layout
-    for chunk in (chunks.read_chunk.shape, chunks.write_chunk.shape):
-        # Each of them is held as a whole, however little of it the array has.
-        if (chunk or ()) != array.shape:
-            return f"in chunks of {chunk}"
-    assert array.codec is not None  # a zarr array has some
-    codecs = set(re.findall(r'"name": "(.*?)"', json.dumps(array.codec.to_json())))
-    return f"by {min(codecs - _CODECS)}" if codecs - _CODECS else None

@@ -1,5 +1,6 @@
 """Damaged converted checkpoints, loaded as the trainer loads them."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -8,18 +9,27 @@ from typing import Any
 
 import jax
 import numpy as np
+from forged_stores import add_meeting_branches, add_zeros
 
 from fuzz.mutations import mutate_bytes, mutate_json, take_away
 from fuzz.worker import captured, told_well
 from must_jax.convert import TOKENIZER, load_converted
+from must_jax.convert.converted import SPEC_FILE
 from must_jax.errors import UserError
 from must_jax.tokenizer import load_tokenizer, tokenize
 
 LOADED = "loaded"
+_BOMBS = {
+    "a GB of zeros in a node": lambda state: add_zeros(state, mebibytes=1000),
+    "billions of names": lambda state: add_meeting_branches(state, ways=100),
+}
 
 
 class Converted:
-    """Cases of one converted checkpoint with one file damaged or missing."""
+    """Cases of one converted checkpoint with one file damaged or missing.
+
+    Of those damaged, half have its digest made anew, as one who forges a checkpoint does.
+    """
 
     def __init__(self, *, folder: str):
         """`folder` is a whole converted checkpoint."""
@@ -30,8 +40,13 @@ class Converted:
         _load(self._folder)
 
     def prepare(self, index: int, rng: random.Random, folder: Path) -> str:
-        """Copies the checkpoint and damages one file; each in turn."""
+        """Copies the checkpoint and damages one file; each in turn. Of forty, one is a bomb."""
         shutil.copytree(self._folder, folder / "clip")
+        if index % 40 == 39:
+            what = rng.choice(sorted(_BOMBS))
+            _BOMBS[what](folder / "clip/params/state")
+            self._renew_digests(folder / "clip")
+            return what
         name = self._files[index % len(self._files)]
         file, data = folder / "clip" / name, (self._folder / name).read_bytes()
         if gone := take_away(file, rng):
@@ -42,7 +57,19 @@ class Converted:
         else:
             content, what = mutate_bytes(data, rng)
         file.write_bytes(content)
+        if name != Path(SPEC_FILE) and rng.random() < 0.5:
+            self._renew_digests(folder / "clip")
+            what += ", with its digest"
         return f"{name}: {what}"
+
+    def _renew_digests(self, clip: Path) -> None:
+        record = json.loads((clip / SPEC_FILE).read_bytes())
+        record["sha256"] = {
+            path.relative_to(clip).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in clip.rglob("*")
+            if path.is_file() and path.name != SPEC_FILE
+        }
+        (clip / SPEC_FILE).write_text(json.dumps(record), encoding="utf-8")
 
     def run(self, folder: Path) -> tuple[str, str]:
         """Loads it."""
