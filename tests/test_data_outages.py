@@ -4,7 +4,10 @@ import errno
 import functools
 import io
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
 import tarfile
 
 import fsspec
@@ -322,3 +325,40 @@ def test_what_another_try_does_not_mend_of_a_local_file(number, mount, outage, t
     with pytest.raises(UndecodableImageError, match=os.strerror(number)):
         source.read(0)
     assert not outage.slept
+
+
+_WAITS_WHILE_IT_ENDS = """
+import errno, threading
+from must_jax import main
+from must_jax.data import patience
+from must_jax.errors import UserError
+
+began = threading.Event()
+
+def read():
+    began.set()
+    raise OSError(errno.EIO, "away")
+
+def command(argv):
+    threading.Thread(target=patience.patiently, args=("memory://bucket/image", read)).start()
+    began.wait()
+    print("ends", flush=True)
+    raise UserError("something else")
+
+main.run(command)
+"""
+
+
+@pytest.mark.multiprocess
+def test_the_end_of_the_process_waits_for_no_outage():
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WAITS_WHILE_IT_ENDS, "--config=configs/tiny.py", "--workdir=w"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[1],
+    )
+    with process:
+        assert process.stdout.readline() == "ends\n"
+        # Its waits for a bucket are half a minute in all, or more.
+        assert process.wait(timeout=15) == 2
