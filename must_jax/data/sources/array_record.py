@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import bisect
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.local_copies import local_copy
+from must_jax.data.sources.array_record_shard import ArrayRecordShard
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example import parse_example
 from must_jax.data.sources.example_images import ExampleImages
@@ -57,15 +56,14 @@ class ArrayRecordShards(ExampleImages):
                 or no feature is an image; labels are required, or named, and one is missing or
                 no class.
         """
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         self.path = path
         self._shards = tuple(shards)
 
-        def open_shard(shard: str) -> ArrayRecordDataSource:
-            local = local_copy(shard)
+        def open_shard(shard: str) -> ArrayRecordShard:
+            records = ArrayRecordShard(local_copy(shard))
             try:
-                return ArrayRecordDataSource(local)
+                len(records)
+                return records
             # The library has no kinds of errors of its own.
             except Exception as error:
                 what = "can't be read" if files.exists(shard) else "no such file"
@@ -74,7 +72,7 @@ class ArrayRecordShards(ExampleImages):
         allow_open_files(len(self._shards), path=path)
         with ThreadPoolExecutor(_OPENING_THREADS) as pool:
             self._records = list(pool.map(open_shard, self._shards))
-        self._ends = np.array(list(itertools.accumulate(map(len, self._records))), np.int64)
+        self._ends = list(itertools.accumulate(map(len, self._records)))
         if not len(self):
             raise UserError(f"{path}: no records in {len(self._shards)} ArrayRecord files")
         features = parse_example(self._first())
@@ -97,7 +95,7 @@ class ArrayRecordShards(ExampleImages):
         self._find_labels(label, classes=classes, labels=strict)
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1] if self._ends else 0
 
     def name_of(self, record: int) -> str:
         """The shard, and the number of the record in it, counted from 0."""
@@ -116,13 +114,15 @@ class ArrayRecordShards(ExampleImages):
     def _first(self) -> bytes:
         """The first record that can be read, of a few."""
         for record in range(min(len(self), _FEW)):
-            with contextlib.suppress(UndecodableImageError):
+            try:
                 return self._serialized(record)
-        raise UserError(f"{self.path}: damaged; none of its first records can be read")
+            except UndecodableImageError as error:
+                last = error
+        raise UserError(f"{self.path}: none of its first records can be read; {last}") from last
 
     def _locate(self, record: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._ends, record, side="right"))
-        return shard, record - (int(self._ends[shard - 1]) if shard else 0)
+        shard = bisect.bisect_right(self._ends, record)
+        return shard, record - (self._ends[shard - 1] if shard else 0)
 
     def _serialized(self, record: int) -> bytes:
         shard, position = self._locate(record)

@@ -11,6 +11,7 @@ from typing import Any
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.local_copies import local_copy, place_of
+from must_jax.data.sources.array_record_shard import ArrayRecordParts
 from must_jax.data.sources.classes import Classes, Labels
 from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field
@@ -62,8 +63,6 @@ class TfdsSplit(ExampleImages):
                 order, or has no such split or feature; labels are required, or named, and the
                 classes are not the same.
         """
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
         self.path = f"{name} {split} (TFDS)"
         self._name, self._split = name, split
         builder = _builder(name, data_dir)
@@ -89,7 +88,7 @@ class TfdsSplit(ExampleImages):
             self._records: Any = ParquetRows(parts)
         else:
             allow_open_files(len(stored), path=self.path)
-            self._records = ArrayRecordDataSource(stored)
+            self._records = ArrayRecordParts(parts)
         features = builder.info.features
         self._image = _image_feature(self.path, features, image_field)
         label = _label_feature(self.path, features, label_field)
