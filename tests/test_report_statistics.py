@@ -121,6 +121,9 @@ def test_history_is_read_over_epochs_and_past_damage(tmp_path):
     found = history.read_history(path, steps_per_epoch=4)
     assert found == {"a": [(0.5, 1.0), (1.0, 2.0)], "b": [(1.0, 3.0)]}
     assert history.read_history(tmp_path / "missing", steps_per_epoch=4) == {}
+    steps = [-1, 1.5, 2**31, 1.7e308, -1.7e308, True, None, "4", 10**400]
+    path.write_text("".join(json.dumps({"step": step, "a": 1.0}) + "\n" for step in steps))
+    assert history.read_history(path, steps_per_epoch=1) == {}
     path.write_bytes(b'\xff\xfe\n{"step": 4, "a": 1.0}\n')
     assert history.read_history(path, steps_per_epoch=4) == {"a": [(1.0, 1.0)]}
     path.write_text('{"step": 4, "a": null, "b": 1.0}')

@@ -63,12 +63,14 @@ def read_arrays(folder: Path, *, shapes: Mapping[str, tuple[int, ...]]) -> dict[
 
 def _check_nodes(folder: Path, *, num_bytes: int) -> None:
     """Refuses a store whose nodes, which are read as a whole, unpack to more than they should."""
-    unpacked = sum(unpacked_bytes(file) for file in folder.rglob("*") if file.is_file())
-    if unpacked > num_bytes + _MAX_NODES:
-        raise UserError(
-            f"{folder}: unpacks to {unpacked:,} bytes, for {num_bytes:,} of parameters; convert "
-            "again"
-        )
+    left = limit = num_bytes + _MAX_NODES
+    for file in folder.rglob("*"):
+        left -= unpacked_bytes(file, limit=left) if file.is_file() else 0
+        if left < 0:
+            raise UserError(
+                f"{folder}: unpacks to more than {limit:,} bytes, for {num_bytes:,} of parameters; "
+                "convert again"
+            )
 
 
 def _names(store: Path) -> set[str]:

@@ -10,12 +10,15 @@ from must_jax.local_files import open_regular
 _MAGIC = re.compile(re.escape(bytes.fromhex("28b52ffd")))
 _RUN, _COMPRESSED, _RESERVED = 1, 2, 3
 _MAX_BLOCK = 2**17  # bytes that one makes
+# What an empty one is taken for: many frames may go on in the same ones, each of which is walked.
+_MIN_BLOCK = 2**12
 
 
-def unpacked_bytes(path: Path) -> int:
+def unpacked_bytes(path: Path, *, limit: int) -> int:
     """The most bytes that all zstd frames in a file can make, wherever in it they begin.
 
-    What only looks like a frame ends at the first block that is none, as its unpacking would.
+    What only looks like a frame ends at the first block that is none, as its unpacking would. The
+    count ends where it exceeds `limit`.
 
     Raises:
       OSError: the file can't be read, or is no regular one.
@@ -23,9 +26,15 @@ def unpacked_bytes(path: Path) -> int:
     with open_regular(path) as file:
         if not file.seek(0, 2):
             return 0
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            starts = (found.end() for found in _MAGIC.finditer(content))
-            return sum(sum(_blocks(content, start)) for start in starts)
+        # Closed with the last search in it, no sooner.
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        total = 0
+        for found in _MAGIC.finditer(content):
+            for size in _blocks(content, found.end()):
+                total += max(size, _MIN_BLOCK)
+                if total > limit:
+                    return total
+        return total
 
 
 def _blocks(content: mmap.mmap, start: int) -> Iterator[int]:

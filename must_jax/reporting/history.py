@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from must_jax.local_files import read_bytes
 
 MAX_NUMBER = 1e100  # none of a run's; float32 ends at 3e38, and differences of numbers are drawn
+MAX_STEP = 2**31 - 1
 MAX_POINTS = 160  # of a line; more are averaged, for the page to stay small
 
 Points = Sequence[tuple[float, float]]
@@ -19,8 +20,8 @@ Points = Sequence[tuple[float, float]]
 def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Points]:
     """Each metric over epochs, by the name that it has in the file.
 
-    Lines that are no JSON, as a kill leaves them, are passed over; so is a missing file. What is
-    null there was no number.
+    Lines that are no JSON, as a kill leaves them, or of no step are passed over; so is a missing
+    file. What is null there was no number.
     """
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     try:
@@ -31,6 +32,8 @@ def read_history(path: pathlib.Path, *, steps_per_epoch: int) -> dict[str, Point
         try:
             values = json.loads(line)
             step = values.pop("step")
+            if type(step) is not int or not 0 <= step <= MAX_STEP:
+                continue
             for name, value in values.items():
                 number = math.nan if value is None else float(value)
                 if abs(number) > MAX_NUMBER:
