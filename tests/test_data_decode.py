@@ -277,6 +277,24 @@ def test_damaged_files(tmp_path, content):
     assert " at 0x" not in str(error.value)
 
 
+@pytest.mark.parametrize("compression", [0, 1, 2])
+@pytest.mark.parametrize("suffix", ["bmp", "dib"])
+def test_a_large_bmp_is_not_run_length_encoded(tmp_path, monkeypatch, suffix, compression):
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(_colours(60, 90)[..., 0]).convert("P").save(path)
+    data = bytearray(path.read_bytes())
+    header = 14 if suffix == "bmp" else 0
+    data[header + 16] = compression
+    path.write_bytes(data)
+    assert _pixels(path).shape == (60, 90, 3)
+    monkeypatch.setattr(decode, "LARGE", 60 * 90 - 1)
+    if compression:
+        with pytest.raises(UndecodableImageError, match=r"run-length .* more than 5,399 pixels$"):
+            _decode(path)
+    else:
+        assert _pixels(path).shape == (30, 45, 3)
+
+
 def test_decompression_bomb(tmp_path, monkeypatch):
     path = _saved(tmp_path / "b.png", Image.new("L", (100, 100)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)

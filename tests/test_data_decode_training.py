@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from must_jax.data.decode import decode_image, decode_pixels
+from must_jax.data import decode
+from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
 
 
 def _decode_bytes(data):
@@ -71,3 +72,32 @@ def test_flaws_that_pillow_mends_are_mended_for_training():
     flawed = data[:end] + b"\x00" * 9 + data[end:]
     pixels = decode_pixels(flawed, name="x", smallest_side=75)
     np.testing.assert_array_equal(pixels, _decode_bytes(data))
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG"])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_memory_that_is_short_for_a_moment_changes_no_pixel(suffix, failures, monkeypatch):
+    """Nor does the other decoder take what one had no memory for."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(file, suffix)
+    data = file.getvalue()
+    whole = decode_pixels(data, name="x", smallest_side=8)
+    left = [MemoryError] * failures
+
+    def short(works):
+        def shortly(*arguments, **keywords):
+            if left:
+                raise left.pop()
+            return works(*arguments, **keywords)
+
+        return shortly
+
+    for module, name in ((decode.simplejpeg, "decode_jpeg"), (decode, "to_8_bits")):
+        monkeypatch.setattr(module, name, short(getattr(module, name)))
+    if failures == 1:
+        np.testing.assert_array_equal(decode_pixels(data, name="x", smallest_side=8), whole)
+    else:
+        with pytest.raises(UndecodableImageError, match="MemoryError"):
+            decode_pixels(data, name="x", smallest_side=8)
+    assert not left

@@ -7,13 +7,14 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from must_jax.data.decode import UndecodableImageError, decode_image
+from must_jax.data.headers import check_header
 
 
 def _tiff(order, tags, *, big=False):
     """One directory, of grey pixels of 8 x 8, with tags of these types and bytes."""
     values = {256: 8, 257: 8, 258: 8, 262: 1, 273: 8, 277: 1}
     tags = {tag: (3, value.to_bytes(2, order)) for tag, value in values.items()} | tags
-    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
+    sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 16: 8}
     width = 8 if big else 4
     start = b"II" if order == "little" else b"MM"
     start += (43 if big else 42).to_bytes(2, order)
@@ -53,6 +54,32 @@ def test_a_tiff_of_many_pieces():
     assert decode_image(_tiff("little", few), name="x").size == (8, 8)
     with pytest.raises(UndecodableImageError, match=r"^x: more than 65,536 pieces$"):
         decode_image(_tiff("little", many), name="x")
+
+
+@pytest.mark.parametrize(("order", "big"), [("little", False), ("big", False), ("little", True)])
+def test_a_tiff_of_tiles_larger_than_it(order, big):
+    def decoded(*sides, kind=4):
+        sizes = {1: 1, 3: 2, 4: 4, 16: 8}
+        wide, high = ((kind, side.to_bytes(sizes[kind], order)) for side in sides)
+        tags = {259: (3, (8).to_bytes(2, order)), 322: wide, 323: high, 324: (4, b"\0\0\0\x08")}
+        decode_image(_tiff(order, tags | {325: (3, b"\0\x40")}, big=big), name="x")
+
+    # The tile itself is none.
+    for sides, kind in [((2048, 2048), 3), ((16, 16), 1)]:
+        with pytest.raises(UndecodableImageError, match=r"^x: decoder error"):
+            decoded(*sides, kind=kind)
+    for sides, kind in [((2048, 2064), 3), ((32768, 32768), 4), ((4096, 4096), 16)]:
+        with pytest.raises(
+            UndecodableImageError, match=r"^x: tiles of [\d,]+ pixels, in a picture of 64$"
+        ):
+            decoded(*sides, kind=kind)
+
+
+def test_a_large_tiff_may_be_one_tile():
+    sides = {256: 5000, 257: 5000, 322: 8192, 323: 8192}
+    check_header(
+        _tiff("little", {tag: (3, struct.pack("<H", side)) for tag, side in sides.items()})
+    )
 
 
 def test_camera_data_of_a_tiff_are_not_read(monkeypatch):

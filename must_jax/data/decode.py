@@ -14,16 +14,21 @@ import numpy as np
 import simplejpeg
 from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from must_jax.data import jpeg
+from must_jax.data.budget import Budget
+from must_jax.data.colours import prepare, to_8_bits, to_rgb
 from must_jax.data.headers import check_header
 
 # Of Pillow's readers, those for pictures that are kept as files: the others are seldom used, so
 # that their faults are found late, and one (EPS) runs a program on what it is given.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# Images of more pixels are decoded one after the other, and leave smaller: a few kilobytes may
-# stand for gigabytes, in each of many threads.
+# Images of more pixels leave smaller, and are decoded while no other is: a few bytes may stand for
+# gigabytes, in each of many threads.
 LARGE = 2**25
-_large_ones = threading.Lock()
+# Pixels that are decoded at a time, of images that aren't small; one takes 24 bytes on the way.
+_in_flight = Budget(2**26)
+_SMALL = 2**20
 # Modes whose numbers can be averaged.
 _AVERAGED = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -62,15 +67,13 @@ _hush()
 # Of a file by Pillow, which reads comments, padding and empty pieces byte by byte: a million take a
 # second or two, and a PNG of 256 MiB in the usual pieces of 8 KiB takes a tenth.
 MAX_READS = 2**20
-_READ_BY_PIXEL = ("BMP", "DIB")  # where they are run-length encoded
+_READ_BY_PIXEL = ("BMP", "DIB")  # where they are run-length encoded, in a second per 9 million
+_RUN_LENGTH = (1, 2)  # of their kinds of compression
 _EXIF = b"Exif\0\0"
 MAX_EXIF = 100  # segments, each of which Pillow copies with all before it
 _LARGEST_EXIF = 2**22  # bytes with the orientation; Pillow makes an object of each number there
 _FEW_BYTES = 2**20  # of which these copies take a second at most, and are not counted
-_MOST_SEGMENTS = 1000  # before a JPEG's pixels, to look through for one that has EXIF
-_JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # what a JPEG and each of its scans start with
 MAX_PIECES = 2**16  # of a TIFF, each of which Pillow decodes as a picture
-MAX_SCANS = 100  # of a JPEG; progressive ones have ten or so, and their thumbnails too
 
 
 class UndecodableImageError(Exception):
@@ -97,9 +100,9 @@ def decode_image(data: bytes, *, name: str) -> Image.Image:
     laid on white, as `transformers`' CLIP image processor does; 16-bit grey is scaled to 8 bits.
 
     An image beyond Pillow's decompression-bomb limit (179 million pixels) would take gigabytes. A
-    baseline JPEG can be decoded at a half, a quarter or an eighth of its size, and is, at the
-    largest that keeps to `LARGE` pixels. All others are refused. What is decoded to more than
-    `LARGE` pixels is then made smaller by a whole number, so that no more than these are left.
+    baseline JPEG in one scan can be decoded at a half, a quarter or an eighth of its size, and is,
+    at the largest that keeps to `LARGE` pixels. All others are refused. What is decoded to more
+    than `LARGE` pixels is then made smaller by a whole number, so that no more than these are left.
 
     Args:
         data: An image file's bytes, in one of `FORMATS`.
@@ -110,20 +113,13 @@ def decode_image(data: bytes, *, name: str) -> Image.Image:
 
     Raises:
         UndecodableImageError: The image is damaged or cut short, too large, or has no defined
-            range (floating point).
+            range (floating point; signed or 32-bit integers).
     """
     if not data:
         raise UndecodableImageError(name, "empty")
-    _check_scans(data, name)
     try:
-        with open_image(data) as image:
-            if math.prod(image.size) <= LARGE:
-                image.load()
-                return _to_rgb(_upright(image, _orientation(image)))
-            with _large_ones:
-                image.load()
-                small = _smaller(image) if image.mode in _AVERAGED else image
-                return _smaller(_to_rgb(_upright(small, _orientation(image))))
+        jpeg.check_scans(data)
+        return _in_flight.once_more(_pillow_image, data)
     except UnidentifiedImageError as error:
         raise UndecodableImageError(name, "not an image, or of an unknown format") from error
     # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError
@@ -139,8 +135,9 @@ def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
     Args:
         data: An image file's bytes, in one of `FORMATS`.
         name: What to call it in messages.
-        smallest_side: A JPEG comes at the smallest of its whole, half, quarter or eighth size whose
-            short side has this many pixels; at its whole size where none does.
+        smallest_side: A baseline or progressive JPEG comes at the smallest of its whole, half,
+            quarter or eighth size whose short side has this many pixels; at its whole size where
+            none does.
 
     Returns:
         uint8 (H, W, 3), RGB; the calling thread's next call may overwrite it.
@@ -148,40 +145,59 @@ def decode_pixels(data: bytes, *, name: str, smallest_side: int) -> np.ndarray:
     Raises:
         UndecodableImageError: As by `decode_image`.
     """
-    _check_scans(data, name)
     try:
-        pixels = _jpeg_pixels(data, smallest_side)
+        jpeg.check_scans(data)
+        pixels = _in_flight.once_more(_jpeg_pixels, data, smallest_side)
+    except MemoryError as error:  # the other way's pixels are not quite the same
+        raise UndecodableImageError(name, "MemoryError") from error
     # The fast way takes no file with the slightest flaw; Pillow mends it or tells what it is.
     except Exception:
         pixels = None
     return np.asarray(decode_image(data, name=name)) if pixels is None else pixels
 
 
-def _check_scans(data: bytes, name: str) -> None:
-    """Refuses a JPEG that is decoded hundreds of times over: each scan takes all pixels' time."""
-    if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS:
-        raise UndecodableImageError(name, f"more than {MAX_SCANS} scans")
+def _pillow_image(data: bytes) -> Image.Image:
+    with open_image(data) as image:
+        prepare(image)
+        with _room_for(math.prod(image.size)):
+            image.load()
+            small = to_8_bits(image)
+            # A colour that stands for transparency is no longer itself on average.
+            if small.mode in _AVERAGED and "transparency" not in small.info:
+                small = _smaller(small)
+            return _smaller(to_rgb(_upright(small, _orientation(image))))
 
 
 def _jpeg_pixels(data: bytes, smallest_side: int) -> np.ndarray | None:
     """The pixels of a JPEG in grey or colour; None for all else, and errors of all kinds."""
     height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    if space not in ("Gray", "YCbCr", "RGB"):
+    frame = jpeg.read_frame(data)
+    if space not in ("Gray", "YCbCr", "RGB") or frame is None:
         return None
+    held = height * width if frame.is_held_whole else 0
     scale = next((s for s in (8, 4, 2) if math.ceil(min(height, width) / s) >= smallest_side), 1)
     height, width = math.ceil(height / scale), math.ceil(width / scale)
-    if height * width > LARGE:
+    held = max(held, height * width)
+    if held > LARGE:
         return None
-    pixels = simplejpeg.decode_jpeg(
-        data, min_height=height, min_width=width, buffer=_buffer(height * width * 3)
-    )
+    with _room_for(held):
+        pixels = simplejpeg.decode_jpeg(
+            data, min_height=height, min_width=width, buffer=_buffer(height * width * 3)
+        )
     orientation = None
-    if _has_app1(data):
+    if frame.has_app1:
         with Image.open(_Patient(data), formats=("JPEG",)) as image:
             orientation = _orientation(image)
     if orientation in _UPRIGHT:
         return np.asarray(Image.fromarray(pixels).transpose(_UPRIGHT[orientation]))
     return pixels
+
+
+def _room_for(pixels: int) -> contextlib.AbstractContextManager[None]:
+    """Waits until so many pixels may be decoded, which the usual image's may at once."""
+    if pixels <= _SMALL:
+        return contextlib.nullcontext()
+    return _in_flight.taken(pixels if pixels <= LARGE else _in_flight.units)
 
 
 def _buffer(size: int) -> np.ndarray:
@@ -193,26 +209,13 @@ def _buffer(size: int) -> np.ndarray:
     return _local.buffer
 
 
-def _has_app1(data: bytes) -> bool:
-    """Whether a JPEG may have the segment that EXIF and XMP tell the orientation in."""
-    at = 2
-    for _ in range(_MOST_SEGMENTS):
-        if data[at] != 0xFF or not (0xC0 <= data[at + 1] < 0xD0 or 0xDA < data[at + 1] < 0xFF):
-            break
-        if data[at + 1] == 0xE1:
-            return True
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    # The pixels follow, if nothing is odd.
-    return data[at : at + 2] != _SCAN
-
-
 class _Patient(io.BytesIO):
     """A file for Pillow that ends its patience with what has it read for minutes."""
 
     def __init__(self, data: bytes):
         """Refuses JPEGs of hundreds of EXIF segments."""
         is_large = len(data) > _FEW_BYTES
-        if is_large and data.startswith(_JPEG) and data.count(_EXIF) > MAX_EXIF:
+        if is_large and data.startswith(jpeg.START) and data.count(_EXIF) > MAX_EXIF:
             raise ValueError(f"more than {MAX_EXIF} EXIF segments")
         super().__init__(data)
         self.allowed = MAX_READS
@@ -232,6 +235,7 @@ def open_image(data: bytes) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
         if image.format in _READ_BY_PIXEL:
+            _check_runs(image)
             file.allowed += 2 * math.prod(image.size)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _spare(image)
@@ -241,6 +245,16 @@ def open_image(data: bytes) -> Image.Image:
         if scaled is None:
             raise
         return scaled
+
+
+def _check_runs(image: Image.Image) -> None:
+    """Refuses a run-length encoded image that Pillow, in Python, takes many seconds for.
+
+    Raises:
+        ValueError: It has more than `LARGE` pixels.
+    """
+    if image.info.get("compression") in _RUN_LENGTH and math.prod(image.size) > LARGE:
+        raise ValueError(f"run-length encoded, and more than {LARGE:,} pixels")
 
 
 def _spare(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -261,8 +275,8 @@ def _scaled_jpeg(data: bytes) -> Image.Image | None:
         image = JpegImagePlugin.JpegImageFile(_Patient(data))
     except SyntaxError:
         return None
-    # A progressive one is held in memory whole at any scale.
-    if "progressive" in image.info:
+    frame = jpeg.read_frame(data)
+    if frame is None or frame.is_held_whole:
         return None
     limit = min(LARGE, 2 * (Image.MAX_IMAGE_PIXELS or LARGE))
     scale = next((s for s in (2, 4, 8) if math.prod(image.size) <= limit * s**2), 8)
@@ -288,17 +302,3 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _upright(image: Image.Image, orientation: int | None) -> Image.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined range")
-    if image.mode == "I" or image.mode.startswith("I;"):
-        # Pillow's own conversion clips at 255 instead of scaling.
-        levels = np.clip(np.asarray(image, np.int64), 0, 65535)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")

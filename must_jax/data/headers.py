@@ -12,6 +12,10 @@ MAX_NUMBERS = 2**18
 _MOST_ENTRIES = 2**20  # that `decode` lets Pillow read
 _TEXTS = (1, 2, 7)  # types that stay bytes, but for the tags of which each byte is a number
 _COLOUR_MAP, _STRIPS, _TILES = 320, 273, 324
+_SIDES, _TILE_SIDES = (256, 257), (322, 323)  # tags with the width and the height
+_INTEGERS = {1: 1, 6: 1, 3: 2, 8: 2, 4: 4, 9: 4, 16: 8, 17: 8}  # types, and their bytes
+# Pixels of a tile, unless the picture is nearly as large: libtiff makes room for one whole.
+MAX_TILE = 2**22
 
 MAX_LAYERS = 100  # of a JPEG 2000, as many as scans of a JPEG
 # Its precincts or code blocks, of all sizes that it is kept in: a picture of 178 megapixels has
@@ -51,17 +55,28 @@ def _check_tiff(data: bytes) -> None:
 
     is_big = data[2:3] == b"\x2b"
     at = number(8, 8) if is_big else number(4, 4)
-    width, size = (8, 20) if is_big else (2, 12)
+    width, size, width_of_count = (8, 20, 8) if is_big else (2, 12, 4)
     entries = min(number(at, width), _MOST_ENTRIES)
     found = 0
+    sides: dict[int, list[int]] = {}
     for place in range(at + width, min(at + width + entries * size, len(data)), size):
         tag, kind = number(place, 2), number(place + 2, 2)
-        count = number(place + 4, 8 if is_big else 4)
+        count = number(place + 4, width_of_count)
         # A tag that is longer than the file is passed over.
         if count <= len(data) and (kind not in _TEXTS or tag in (_COLOUR_MAP, _STRIPS, _TILES)):
             found += count
+        if tag in (*_SIDES, *_TILE_SIDES) and kind in _INTEGERS:
+            value, length = place + width_of_count + 4, _INTEGERS[kind]
+            if length > width_of_count:
+                value = number(value, width_of_count)
+            sides.setdefault(tag, []).append(number(value, length))
     if found > MAX_NUMBERS:
         raise ValueError(f"more than {MAX_NUMBERS:,} numbers in its tags")
+    # Of a tag that is there twice, readers differ in which they take.
+    picture = math.prod(min(sides.get(tag, [0])) for tag in _SIDES)
+    tile = math.prod(max(sides.get(tag, [0])) for tag in _TILE_SIDES)
+    if tile > max(MAX_TILE, 4 * picture):
+        raise ValueError(f"tiles of {tile:,} pixels, in a picture of {picture:,}")
 
 
 def _check_jpeg_2000(data: bytes) -> None:

@@ -98,12 +98,9 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 
 def _png(width: int, height: int, *, depth: int = 8, color: int = 2, data: bytes = b"") -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header)
+    return start + data + _png_chunk(b"IEND", b"")
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -147,6 +144,24 @@ def _strips(count: int) -> bytes:
     return bytes(data) + b"\x08" * count
 
 
+def _scans(kind: int) -> bytes:
+    """A JPEG of 1.6 gigapixels in several scans, for which all coefficients would be kept."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", progressive=True)
+    head, _, rest = file.getvalue().partition(b"\xff\xc2")
+    head += bytes([0xFF, kind]) + rest[:3] + struct.pack(">HH", 40_000, 40_000)
+    tables, first, *scans = rest[7:].split(b"\xff\xda")
+    # Its first scan has all three colours: to others than progressive ones, it is the whole.
+    return head + b"\xff\xda".join([tables, *([first] if kind == 0xC2 else []), *scans])
+
+
+def _runs() -> bytes:
+    """A run-length encoded BMP, a pixel and the end of the row in each."""
+    data = _huge("bmp", (8, 8))
+    size, kind = struct.pack("<ii", 13_000, 13_700), struct.pack("<I", 1)
+    return data[:18] + size + data[26:30] + kind + data[34:1078] + b"\1\1\0\0" * 13_700
+
+
 def _behind_start(data: bytes) -> bytes:
     """A JPEG with more behind its first mark."""
     jpeg = _huge("jpg", (8, 8))
@@ -179,6 +194,9 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "jp2_header_claims": lambda: _claiming("jp2", b"ihdr", 4),
     "jp2_64_megapixels": lambda: _huge("jp2", (8_000, 8_000)),
     "jp2_layers": _layers,
+    "jpeg_progressive": lambda: _scans(0xC2),
+    "jpeg_scans": lambda: _scans(0xC0),
+    "bmp_runs": _runs,
     "tiff_strips": lambda: _strips(2**23),
     "ppm_claims": lambda: b"P6 99999 99999 255\n",
     "ppm_digits": lambda: b"P6 " + b"9" * 100_000 + b" 1 255\n",
