@@ -15,7 +15,7 @@ from absl import logging
 from must_jax.errors import UserError, first_line
 from must_jax.local_files import MAX_TEXT, read_bytes
 from must_jax.models.spec import TextSpec
-from must_jax.tokenizer_pipeline import check_charsmap, check_pipeline
+from must_jax.tokenizer_pipeline import check_charsmap, check_pieces, check_pipeline
 
 SENTENCEPIECE = "spiece.model"
 _SAMPLE = "a photo of a caf\u00e9, \u96ea."  # with letters that no small vocabulary has
@@ -173,7 +173,9 @@ def _load_siglip(folder: Path) -> Tokenizer:
         from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
         data = read_bytes(folder / SENTENCEPIECE, limit=MAX_TEXT)
-        charsmap = ModelProto.FromString(data).normalizer_spec.precompiled_charsmap
+        proto = ModelProto.FromString(data)
+        check_pieces((piece.piece for piece in proto.pieces), folder / SENTENCEPIECE)
+        charsmap = proto.normalizer_spec.precompiled_charsmap
         if charsmap:
             check_charsmap(charsmap, folder / SENTENCEPIECE)
         model = SentencePieceProcessor(model_proto=data)

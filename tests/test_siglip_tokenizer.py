@@ -265,7 +265,7 @@ def test_what_siglips_files_do_to_a_text_is_no_harm(folders, tmp_path):
 
 
 def test_a_vocabulary_that_makes_thousands_of_tokens_of_a_letter_is_refused(folders, tmp_path):
-    steps = [_replace("b" * 9, String="a"), _replace("c" * 99, String="b")]
+    steps = [_replace("b" * 9, String="a"), _replace("c" * 14, String="b")]
     _, spec = _gemma(folders, tmp_path, normalizer={"type": "Sequence", "normalizers": steps})
     with pytest.raises(UserError, match=r"is damaged and fails on a text \(it makes"):
         load_tokenizer(tmp_path, spec=spec).encode(["aaaa"])
@@ -326,6 +326,17 @@ def test_a_model_that_makes_a_flood_of_a_letter_is_refused(tmp_path, charsmap, m
     model.normalizer_spec.precompiled_charsmap = charsmap
     file.write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match=message) as error:
+        load_tokenizer(tmp_path, spec=SPEC)
+    assert str(error.value).startswith(f"{file}: ")
+
+
+def test_a_model_of_pieces_longer_than_words_is_refused(tmp_path):
+    write_spiece(tmp_path)
+    file = tmp_path / "spiece.model"
+    model = ModelProto.FromString(file.read_bytes())
+    model.pieces.add(piece="a" * 97, score=-1.0)
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match="a piece of 97 bytes; 96 are the most") as error:
         load_tokenizer(tmp_path, spec=SPEC)
     assert str(error.value).startswith(f"{file}: ")
 

@@ -2,7 +2,8 @@
 
 Python's own unpickler, however it is restricted, obeys lengths and indices that a file makes up,
 hashes and builds whatever it is told to, and takes gigabytes or years for a file of a few bytes.
-Here every instruction makes one plain value, and there is a limit to their number.
+Here every instruction makes one plain value, and there is a limit to their number. Those that copy
+values which stand in several places count once more for each.
 """
 
 import pickle
@@ -13,8 +14,12 @@ from typing import Any
 
 # Each instruction makes a few hundred bytes at most. PyTorch writes some 60 a tensor, and a hundred
 # for each module of TorchScript: the largest CLIPs stay below a tenth of this.
-MAX_INSTRUCTIONS = 1_000_000
+MAX_STEPS = 1_000_000
 MAX_BYTES = 16 * 2**20
+# Letters or bytes of a key, and what its number is less than: optimizers number their parameters. A
+# file chooses the hashes of larger numbers, of which those of one hash take the square of their
+# time; and a tuple is hashed whole every time.
+_MAX_KEY, _LARGEST_KEY = 1_000, 2**32
 
 _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -75,9 +80,8 @@ def read_pickle(
       Exception: nearly any kind; the pickle is damaged, or asks for what is not supported.
     """
     machine = _Machine(find_global, load_persistent)
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(data)):
-        if count == MAX_INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"more than {MAX_INSTRUCTIONS:,} instructions")
+    for instruction, argument, _ in pickletools.genops(data):
+        machine.count(1)
         if instruction.name == "STOP":
             break
         machine.obey(instruction.name, argument)
@@ -92,6 +96,17 @@ class _Machine:
         self._load_persistent = load_persistent
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._steps = 0
+
+    def count(self, steps: int) -> None:
+        """Counts instructions, or values that one is about to copy.
+
+        Raises:
+          UnpicklingError: they are too many.
+        """
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise pickle.UnpicklingError(f"more than {MAX_STEPS:,} values made or copied")
 
     def pop(self) -> Any:
         value = self._stack.pop()
@@ -167,6 +182,9 @@ class _Machine:
             arguments, function = self.pop(), self.pop()
             if not isinstance(function, Function) or not isinstance(arguments, tuple):
                 raise pickle.UnpicklingError("a call of no function")
+            # What it may go over: the arguments, and the values in them.
+            lengths = [len(each) for each in arguments if type(each) in (tuple, list, dict)]
+            self.count(len(arguments) + sum(lengths))
             push(function.call(*arguments))
         elif name == "BUILD":
             self._set_state(self.pop())
@@ -203,6 +221,7 @@ class _Machine:
     def _set_state(self, state: Any) -> None:
         target = self._top()
         if isinstance(target, Object) and type(state) is dict:
+            self.count(len(state))
             if not all(type(key) is str for key in state):
                 raise pickle.UnpicklingError("an attribute without a name")
             target.attributes.update(state)
@@ -212,18 +231,23 @@ class _Machine:
 
 
 def as_dict(pairs: Any) -> dict[Any, Any]:
-    """A dictionary of pairs, whose keys are quick to hash.
+    """A dictionary of pairs, whose keys are quick to hash and to compare.
 
     Raises:
-      UnpicklingError: a key is no text or number, nor a tuple of these.
+      UnpicklingError: a key is neither a short text or bytes, a small whole number, nor None.
     """
     values = {}
     for key, value in pairs:
-        for part in key if type(key) is tuple else (key,):
-            if part is not None and type(part) not in (str, int, float, bool, bytes):
-                raise pickle.UnpicklingError(f"key {short(key)} of a dictionary")
+        if not _is_key(key):
+            raise pickle.UnpicklingError(f"key {short(key)} of a dictionary")
         values[key] = value
     return values
+
+
+def _is_key(value: Any) -> bool:
+    if type(value) in (str, bytes):
+        return len(value) <= _MAX_KEY
+    return value is None or (type(value) in (int, bool) and abs(value) < _LARGEST_KEY)
 
 
 def short(value: Any) -> str:

@@ -41,10 +41,12 @@ _STORAGE_DTYPES = {
 
 _MAX_AXES = 8
 _TOO_LARGE = 2**48  # for a number of elements
-_MAX_MODULES = 100_000
+_MAX_ATTRIBUTES = 200_000  # of all modules; the largest CLIPs' have a tenth
 _MAX_NAME = 1_000  # letters
 # Tensors may be views of one storage: a small file could stand for a checkpoint of any size.
 _MAX_SHARED = 8
+# Storages in turn are read again and again: some twenty times where two, or one a block, hold all.
+_MAX_READ = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +114,7 @@ class _Archive:
         names = set(archive.namelist())
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
         self._byteorder: Literal["<", ">"] = ">" if order.strip() == b"big" else "<"
+        self._budget = _MAX_READ * path.stat().st_size  # bytes that may still be read
         # The last storage is kept, for further tensors that share it.
         self._read_last = functools.lru_cache(maxsize=1)(self._read)
 
@@ -128,6 +131,8 @@ class _Archive:
         dtype = _STORAGE_DTYPES.get(type_name) if type(type_name) is str else None
         if kind != "storage" or dtype is None or type(key) is not str or type(size) is not int:
             raise pickle.UnpicklingError(f"{short(kind)} in place of a tensor's storage")
+        if len(key) > _MAX_NAME:
+            raise pickle.UnpicklingError(f"a storage's name of {len(key)} letters")
         name = f"{self._root}data/{key}"
         if self._archive.getinfo(name).file_size < size * dtype.itemsize:
             raise pickle.UnpicklingError(f"storage {short(key)} is shorter than it says")
@@ -135,6 +140,12 @@ class _Archive:
 
     def _read(self, name: str, dtype: np.dtype, size: int) -> np.ndarray:
         """`size` numbers of a file inside the archive."""
+        self._budget -= self._archive.getinfo(name).file_size
+        if self._budget < 0:
+            raise UserError(
+                f"{self._path}: its tensors lie such that it would be read {_MAX_READ} times over; "
+                "save it anew, each tensor a clone()"
+            )
         try:
             data = self._archive.read(name)
             ordered = np.frombuffer(data, dtype.newbyteorder(self._byteorder), size)
@@ -157,20 +168,24 @@ def _find_global(module: str, name: str) -> Any:
 def _module_tensors(root: Object) -> dict[str, LazyTensor]:
     tensors: dict[str, LazyTensor] = {}
     pending = [("", root)]
-    # A module may stand in several places: some forty that do make a trillion places.
-    for _ in range(_MAX_MODULES):
-        if not pending:
-            return tensors
+    visited = 0
+    while pending:
         prefix, module = pending.pop()
+        # A module may stand in several places: some forty that do make a trillion places.
+        visited += len(module.attributes)
+        if visited > _MAX_ATTRIBUTES:
+            raise pickle.UnpicklingError(
+                f"modules of more than {_MAX_ATTRIBUTES:,} attributes, or in themselves"
+            )
         for name, value in module.attributes.items():
             path = f"{prefix}{name}"
             if len(path) > _MAX_NAME:
-                break
+                raise pickle.UnpicklingError(f"a tensor's name of more than {_MAX_NAME:,} letters")
             if isinstance(value, LazyTensor):
                 tensors[path] = value
             elif isinstance(value, Object):
                 pending.append((f"{path}.", value))
-    raise pickle.UnpicklingError(f"more than {_MAX_MODULES} modules, or modules in themselves")
+    return tensors
 
 
 def _state_dict(root: Any) -> dict[str, LazyTensor] | None:
