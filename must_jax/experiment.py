@@ -17,6 +17,7 @@ from must_jax import sharding, zero_shot
 from must_jax.class_names import (
     ClassNames,
     Descriptions,
+    check_texts,
     class_texts,
     read_class_names,
     read_descriptions,
@@ -307,6 +308,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     if config.dataset.descriptions:
         path = _on_disk(config.dataset.descriptions, "dataset.descriptions")
         descriptions = read_descriptions(path, classes=classes)
+    check_texts(classes, templates, descriptions)
     checkpoint = _on_disk(config.checkpoint, "checkpoint")
     spec, clip_params = load_converted(checkpoint)
     tokenizer = load_tokenizer(os.path.join(checkpoint, TOKENIZER), spec=spec.text)

@@ -278,8 +278,8 @@ class Mount:
 
     def __init__(self, monkeypatch):
         self.left, self.number, self.of = 0, errno.ESTALE, ""
-        # The one reads all of a file, the other its start.
-        for module, name in ((files, "read_bytes"), (patience, "open_regular")):
+        # The one is of what is read, the other of what was read before.
+        for module, name in ((files, "open_regular"), (patience, "open_regular")):
             works = functools.partial(self._try, getattr(module, name))
             monkeypatch.setattr(module, name, works)
 

@@ -177,3 +177,29 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "data/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     # The broken link stays a record: decoding it reports it.
     assert _relative(ImageFolder(tmp_path / "data")) == ["gone.jpg", "link/1.jpg", "own.jpg"]
+
+
+def test_a_folder_above_is_not_listed_again_by_another_way(tmp_path):
+    """Through a link to what the root lies in, which is no link itself."""
+    _touch(tmp_path, "outer/root/1.jpg", "outer/2.jpg", "outer/other/3.jpg")
+    (tmp_path / "outer/root/up").symlink_to(tmp_path / "outer")
+    found = _relative(ImageFolder(tmp_path / "outer/root"))
+    assert found == ["1.jpg", "up/2.jpg", "up/other/3.jpg"]
+
+
+def test_only_links_are_resolved(tmp_path, monkeypatch):
+    """Which takes a time that grows with the depth, for each of all the folders."""
+    deep = "/".join("d" * 100)
+    _touch(tmp_path, *(f"{deep}/{i}/1.jpg" for i in range(9)))
+    (tmp_path / "link").symlink_to(tmp_path / deep / "8")
+    resolved = []
+    resolve = os.path.realpath
+
+    def note(path):
+        resolved.append(path)
+        return resolve(path)
+
+    monkeypatch.setattr(os.path, "realpath", note)
+    found = _relative(ImageFolder(tmp_path))
+    assert found == [*(f"{deep}/{i}/1.jpg" for i in range(9)), "link/1.jpg"]
+    assert sorted(resolved) == [str(tmp_path), str(tmp_path / "link")]

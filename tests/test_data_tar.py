@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from must_jax.data import files as data_files
 from must_jax.data.decode import UndecodableImageError
 from must_jax.data.sources import Classes, open_source
 from must_jax.data.sources.tar_index import content, members
@@ -326,3 +327,41 @@ def test_a_shard_that_shrinks_or_goes_later_on(tmp_path):
     path.unlink()
     with pytest.raises(UndecodableImageError, match=r"x\.tar:1: No such file"):
         source.read(0)
+
+
+def _of_size(name, size):
+    """A header whose size is a number in base 256, as for files of gigabytes."""
+    header = bytearray(_header(name, 0, tarfile.REGTYPE))
+    header[124:136], header[148:156] = (size & (1 << 96) - 1).to_bytes(12, "big"), b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "1.cls", "1.json"])
+@pytest.mark.parametrize("size", [-1, -512, -(2**40)])
+def test_a_file_of_negative_size_is_damage(tmp_path, name, size):
+    """To read -1 bytes is to read all there are."""
+    path = tmp_path / "x.tar"
+    path.write_bytes(_header("0.jpg", 0, tarfile.REGTYPE) + _of_size(name, size) + bytes(20480))
+    message = _refusal(path, label_field="n")
+    assert f"damaged within {name}, of {size} bytes" in message or "not an uncompressed" in message
+    path.write_bytes(_of_size("1.jpg", -1) + bytes(20480))
+    assert f"{path}: damaged within 1.jpg, of -1 bytes" in _refusal(path)
+
+
+@pytest.mark.parametrize("size", [-1, -(2**40)])
+def test_no_range_is_read_of_negative_size(tmp_path, size):
+    (tmp_path / "x").write_bytes(b"12345")
+    for path in (f"{tmp_path}/x", "memory://x"):
+        with pytest.raises(OSError, match=f"{size} bytes"):
+            data_files.read_range(path, 2, size)
+
+
+@pytest.mark.parametrize(("name", "field"), [("1.cls", ""), ("1.json", "n")])
+def test_a_label_of_more_than_a_mebibyte(tmp_path, name, field):
+    path = _pack(tmp_path / "x.tar", [("1.jpg", b""), (name, b"[" + b"[]," * 2**19)])
+    expected = f"x.tar:1: its label does not read ({name}: larger than 1 MiB)"
+    assert expected in _refusal(path, label_field=field)
+    fitting = b"1" if name == "1.cls" else b'{"n": 1}'
+    _pack(path, [("1.jpg", b""), (name, fitting.ljust(2**20))])
+    assert _samples(path, label_field=field)[2].tolist() == [1]

@@ -1,9 +1,13 @@
 """A folder a class: links or copies, safe from what classes and images are called."""
 
+import itertools
 import os
+import time
 
 import pytest
 import tiny_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from image_kinds import write
 
 from must_jax.data.sources import open_source
@@ -88,6 +92,26 @@ def test_images_in_shards_are_written_as_files(kind, tmp_path):
     sort(shards, tmp_path / "sorted", [0] * 5).finish()
     found = [p for p in (tmp_path / "sorted/cat").iterdir() if p.suffix == ".png"]
     assert sorted(p.read_bytes() for p in found) == sorted(data for data, _ in images)
+
+
+def test_thousands_of_classes_of_one_name_take_no_long_time():
+    began = time.process_time()
+    assert folder_names(["/?", "|*"] * 10_000) == [
+        "__",
+        *(f"__ ({number})" for number in range(2, 20_001)),
+    ]
+    assert time.process_time() - began < 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "A", "a (2)", "A (3)", "a (2) (2)", "ß", "ss", "SS (2)"])))
+def test_each_folder_has_the_first_number_that_is_free(names):
+    expected = []
+    for name in names:
+        taken = {other.casefold() for other in expected}
+        tries = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+        expected.append(next(free for free in tries if free.casefold() not in taken))
+    assert folder_names(names) == expected
 
 
 def test_folders_have_names_of_their_own():

@@ -1,7 +1,9 @@
 """Text, JSON and YAML files as entries that know where they stand."""
 
 import dataclasses
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,16 @@ from must_jax.local_files import read_text
 
 MAX_DEPTH = 2  # a list or mapping, and the lists in it
 MAX_LETTERS = 10_000  # of one text; text towers read some hundred
+MAX_TEXTS = 2**20  # of a file, keys among them; each takes some 400 bytes
+# Of YAML, which is read letter by letter: two seconds for each MiB, or for 40,000 texts and lists.
+MAX_YAML = 2**22
+MAX_YAML_NODES = 2**17
+# Strings, and what comes before any other value in a list or a mapping.
+_JSON_PARTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
+_PARTS_OF_TEXT = 3  # at most, where lists have one text each: a bracket, a string, a comma
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One entry of a file, of one or more texts.
 
@@ -42,7 +51,7 @@ def read_entries(path: Path, *, what: str, columns: bool) -> list[Entry]:
       columns: whether a tab in a line ends the key, or a text.
 
     Raises:
-      UserError: the file is unreadable, empty, or holds anything else.
+      UserError: the file is unreadable, empty, too large, or holds anything else.
     """
     try:
         text = read_text(path, encoding="utf-8-sig")
@@ -65,7 +74,14 @@ def read_entries(path: Path, *, what: str, columns: bool) -> list[Entry]:
     return entries
 
 
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_TEXTS:
+        raise UserError(f"{path}: more than {MAX_TEXTS:,} texts; split the file, or drop some")
+
+
 def _line_entries(path: Path, text: str, *, columns: bool) -> list[Entry]:
+    # Blank lines and comments count too: before the lines are made, nobody knows which they are.
+    _check_count(path, text.count("\n") + (text.count("\t") if columns else 0))
     entries = []
     for number, line in enumerate((line.strip() for line in text.split("\n")), start=1):
         if not line or line.startswith("#"):
@@ -81,27 +97,36 @@ class _Mapping(list):
 
 
 def _json_entries(path: Path, text: str) -> list[Entry]:
+    limit = _PARTS_OF_TEXT * MAX_TEXTS
+    parts = sum(1 for _ in itertools.islice(_JSON_PARTS.finditer(text), limit + 1))
+    _check_count(path, MAX_TEXTS + 1 if parts > limit else 0)
     try:
         content = json.loads(text, object_pairs_hook=_Mapping)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # thousands of digits, or of lists in lists
         raise UserError(f"{path}: not JSON that can be read ({error})") from error
+    pairs: list[tuple[str | None, Any]]
     if isinstance(content, _Mapping):
-        named = [(f"key {key!r}", key, value) for key, value in content]
+        pairs = content
     elif isinstance(content, list):
-        named = [(f"item {number}", None, value) for number, value in enumerate(content, start=1)]
+        pairs = [(None, value) for value in content]
     else:
         raise UserError(f"{path}: expected a list or a mapping, it is {content!r:.40}")
-    return [
-        _entry(
-            place=f"{path}: {where}",
-            where=f"in {where}",
-            key=key,
-            texts=value if type(value) is list else [value],
+    keys = len(pairs) if isinstance(content, _Mapping) else 0
+    _check_count(path, keys + sum(len(v) if type(v) is list else 1 for _, v in pairs))
+    entries = []
+    for number, (key, value) in enumerate(pairs, start=1):
+        where = f"item {number}" if key is None else f"key {key!r}"
+        entries.append(
+            _entry(
+                place=f"{path}: {where}",
+                where=f"in {where}",
+                key=key,
+                texts=value if type(value) is list else [value],
+            )
         )
-        for where, key, value in named
-    ]
+    return entries
 
 
 def _yaml_entries(path: Path, text: str) -> list[Entry]:
@@ -114,19 +139,39 @@ def _yaml_entries(path: Path, text: str) -> list[Entry]:
     def place(mark: Any) -> str:
         return f"{path}:{mark.line + 1}" if mark else f"{path}"
 
-    try:
-        # A few aliases to aliases would stand for billions of names, and depth takes long to read.
-        depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    class Loader(yaml.BaseLoader):
+        """Composes no more than is asked for, and nothing twice."""
+
+        nodes = depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()
+            # A few aliases to aliases would stand for billions of names.
             if isinstance(event, yaml.AliasEvent):
                 raise UserError(
                     f"{place(event.start_mark)}: alias *{event.anchor}; write its value out"
                 )
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
+            self.nodes += 1
+            if self.nodes > MAX_YAML_NODES:
+                raise UserError(
+                    f"{place(event.start_mark)}: more than {MAX_YAML_NODES:,} texts and lists, "
+                    "which YAML takes long to read; write them as JSON"
+                )
+            # Depth takes long to read.
+            self.depth += isinstance(event, yaml.CollectionStartEvent)
+            if self.depth > MAX_DEPTH:
                 raise UserError(f"{place(event.start_mark)}: expected a text")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = super().compose_node(parent, index)
+            self.depth -= isinstance(event, yaml.CollectionStartEvent)
+            return node
+
+    if len(text) > MAX_YAML:
+        raise UserError(
+            f"{path}: larger than {MAX_YAML >> 20} MiB, which YAML takes long to read; write it as "
+            "JSON"
+        )
+    try:
+        root = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         raise UserError(
             f"{place(error.problem_mark)}: not YAML ({error.problem or error.context})"

@@ -69,11 +69,12 @@ def plain(name: str) -> str:
 def _refuse_duplicates(values: Sequence[tuple[Entry, str]], *, what: str) -> None:
     seen: dict[str, tuple[Entry, str]] = {}
     for entry, value in values:
-        if plain(value) in seen:
-            first, written = seen[plain(value)]
+        same = plain(value)
+        if same in seen:
+            first, written = seen[same]
             spelling = "" if written == value else f", as {written!r}"
             raise UserError(
                 f"{entry.place}: {what} {value!r} is {first.where} already{spelling}; every class "
                 "needs its own"
             )
-        seen[plain(value)] = entry, value
+        seen[same] = entry, value

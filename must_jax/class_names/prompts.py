@@ -10,6 +10,9 @@ from must_jax.class_names.names import ClassNames
 from must_jax.errors import UserError
 
 SLOT = "{}"
+# Of a classifier. The names of ImageNet-21k, two a class, in 80 templates are 3.5 million texts.
+MAX_TEXTS = 2**23
+MAX_TEXT_LETTERS = 2**29  # in all of them
 
 
 def read_templates(path: str | os.PathLike) -> tuple[str, ...]:
@@ -34,6 +37,30 @@ def read_templates(path: str | os.PathLike) -> tuple[str, ...]:
     return tuple(template for entry in entries for template in entry.texts)
 
 
+def check_texts(
+    classes: ClassNames, templates: Sequence[str], descriptions: Descriptions | None = None
+) -> None:
+    """Refuses what `class_texts` would make gigabytes of, before it is made.
+
+    Raises:
+      UserError: there are more than `MAX_TEXTS` texts, or `MAX_TEXT_LETTERS` letters in them.
+    """
+    names = [name for synonyms in classes.synonyms for name in synonyms]
+    sentences = [text for of_class in descriptions or () for text in of_class]
+    count = len(names) * len(templates) + len(sentences)
+    letters = (
+        len(templates) * sum(map(len, names))
+        + len(names) * sum(len(template) - len(SLOT) for template in templates)
+        + sum(map(len, sentences))
+    )
+    if count > MAX_TEXTS or letters > MAX_TEXT_LETTERS:
+        raise UserError(
+            f"{len(names)} class names in {len(templates)} templates, and {len(sentences)} "
+            f"descriptions, are {count:,} texts of {letters:,} letters; {MAX_TEXTS:,} texts of "
+            f"{MAX_TEXT_LETTERS:,} letters are the most; use fewer templates"
+        )
+
+
 def class_texts(
     classes: ClassNames, templates: Sequence[str], descriptions: Descriptions | None = None
 ) -> tuple[tuple[str, ...], ...]:
@@ -50,7 +77,11 @@ def class_texts(
 
     Returns:
       K tuples of texts.
+
+    Raises:
+      UserError: they are too many or too long, as `check_texts` has it.
     """
+    check_texts(classes, templates, descriptions)
     prompts = [
         tuple(template.replace(SLOT, name) for name in names for template in templates)
         for names in classes.synonyms

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import os
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from must_jax.data.patience import FINAL, patiently
 from must_jax.data.remote import is_remote, remote
 from must_jax.errors import UserError, reason
-from must_jax.local_files import open_regular, read_bytes, too_large
+from must_jax.local_files import open_regular, too_large
 
 _T = TypeVar("_T")
 
@@ -81,32 +82,41 @@ def _there_is(url: str, question: str) -> bool:
         raise UserError(f"{url}: cannot be looked for ({reason(error)})") from error
 
 
-def read_file(path: str, *, limit: int | None = None) -> bytes:
+def read_file(path: str, *, limit: int) -> bytes:
     """All bytes of a file.
 
     Args:
         path: Of the file.
-        limit: Bytes that it may have; None for as many as the machine's memory.
+        limit: Bytes that it may have.
 
     Raises:
         OSError: They can't be had, or are more.
     """
     if not is_remote(path):
-        return patiently(path, lambda: read_bytes(path, limit=limit))
-    if limit is None:
-        return _remotely(path, lambda system, inner: bytes(system.cat_file(inner)))
+        return patiently(path, lambda: _read_local(path, limit))
     data = read_range(path, 0, limit + 1)
     if len(data) > limit:
         raise too_large(path, limit)
     return data
 
 
+def _read_local(path: str, limit: int) -> bytes:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise too_large(path, limit)
+        # A file of /proc has no size either, and a read of it may fail each time, or never end.
+        return file.readall() if size else b""
+
+
 def read_range(path: str, start: int, size: int) -> bytes:
     """`size` bytes of a file from byte `start` on, fewer where it ends before.
 
     Raises:
-        OSError: They can't be had.
+        OSError: They can't be had, or `size` is negative, which would mean all there are.
     """
+    if size < 0:
+        raise OSError(errno.EINVAL, f"{size} bytes", path)
 
     def read_remote(system: Any, inner: str) -> bytes:
         try:

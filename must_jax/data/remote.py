@@ -12,6 +12,10 @@ from must_jax.errors import UserError
 _BUSY = (408, 425, 429)
 
 
+class NoFileSystemError(UserError):
+    """A URL of an unknown kind, or of one whose library isn't installed or doesn't take it."""
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is a URL."""
     return "://" in path
@@ -19,7 +23,11 @@ def is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def remote(path: str) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL, and the path in it; its own kinds of errors become OSError."""
+    """The file system of a URL, and the path in it; its own kinds of errors become OSError.
+
+    Raises:
+        NoFileSystemError: There is none.
+    """
     import fsspec
     from fsspec.registry import known_implementations
 
@@ -30,9 +38,9 @@ def remote(path: str) -> Iterator[tuple[Any, str]]:
         known = known_implementations.get(protocol, {}).get("class", "fsspec")
         package = known.partition(".")[0]
         needs = str(error) if package == "fsspec" else f"needs {package}; pip install {package}"
-        raise UserError(f"{path}: {protocol}:// {needs}") from error
+        raise NoFileSystemError(f"{path}: {protocol}:// {needs}") from error
     except Exception as error:
-        raise UserError(f"{path} can't be opened: {error}") from error
+        raise NoFileSystemError(f"{path} can't be opened: {error}") from error
     try:
         yield system, inner
     except UserError:

@@ -143,12 +143,14 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     """A folder's name for each class, all different also where case does not count."""
     names: list[str] = []
     taken: set[str] = set()
+    tried: dict[str, int] = {}  # the last number behind a name, as all before it are taken
     for name in class_names:
         safe = free = safe_name(name)
-        number = 1
+        number = tried.get(safe.casefold(), 1)
         while free.casefold() in taken:
             number += 1
             free = f"{safe} ({number})"
+        tried[safe.casefold()] = number
         taken.add(free.casefold())
         names.append(free)
     return names

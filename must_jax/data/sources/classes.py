@@ -16,6 +16,7 @@ from must_jax.class_names.spelling import has_endless_marks, nearest
 from must_jax.errors import UserError
 
 Labels = Literal["auto", "required"]
+_KEYS = 2**16  # that are kept, as a class has many images, though not of labels that all differ
 
 
 class Classes:
@@ -144,7 +145,7 @@ def _is_integer(value: str | int) -> bool:
     return isinstance(value, int) or re.fullmatch(r"[+-]?\d{1,18}", value) is not None
 
 
-@functools.cache
+@functools.lru_cache(_KEYS)
 def _key(name: str) -> str:
     # Some file systems store accented letters decomposed, whatever was typed.
     if not has_endless_marks(name):

@@ -26,11 +26,11 @@ def find_field(fields: Sequence[str], *, named: str, usual: Sequence[str]) -> st
 
     Case does not count, and neither do `_`, `-`, `.` and spaces.
     """
-    for name in [named] if named else usual:
-        for field in fields:
-            if _key(field) == _key(name):
-                return field
-    return None
+    by_key: dict[str, str] = {}
+    for field in fields:
+        by_key.setdefault(_key(field), field)
+    found = (by_key.get(_key(name)) for name in ([named] if named else usual))
+    return next((field for field in found if field is not None), None)
 
 
 def no_image_field(path: str, fields: Sequence[str], *, named: str, what: str) -> UserError:

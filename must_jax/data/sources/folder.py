@@ -131,12 +131,18 @@ def _remote_paths(root: str) -> Iterable[str]:
 
 def _local_paths(root: str) -> Iterator[str]:
     """Paths of the images below `root`, relative to it, with forward slashes."""
-    # With each folder, the folders that it lies in: a link to one of them would never end.
-    pending: list[tuple[str, frozenset[str]]] = [("", frozenset([os.path.realpath(root)]))]
+    # With each folder, where it really is; None once all that is in it has been listed.
+    pending: list[tuple[str | None, str]] = [("", os.path.realpath(root))]
+    above: set[str] = set()  # the folders that this one lies in: a link to one would never end
     seen: set[str] = set()
     revisits = 0
     while pending:
-        folder, above = pending.pop()
+        folder, place = pending.pop()
+        if folder is None:
+            above.remove(place)
+            continue
+        above.add(place)
+        pending.append((None, place))
         full = os.path.join(root, folder)
         try:
             with os.scandir(full) as entries:
@@ -145,7 +151,9 @@ def _local_paths(root: str) -> Iterator[str]:
                         continue
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if _is_folder(entry):
-                        real = os.path.realpath(entry.path)
+                        real = os.path.join(place, entry.name)
+                        if entry.is_symlink():
+                            real = os.path.realpath(entry.path)
                         revisits += real in seen
                         seen.add(real)
                         if revisits > MAX_REVISITS:
@@ -154,7 +162,7 @@ def _local_paths(root: str) -> Iterator[str]:
                                 f"{MAX_REVISITS:,} times, such as {path}; remove them"
                             )
                         if real not in above:
-                            pending.append((path, above | {real}))
+                            pending.append((path, real))
                     elif entry.name.lower().endswith(IMAGE_SUFFIXES):
                         yield path
         except OSError as error:

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from must_jax.data import files
 from must_jax.data.decode import UndecodableImageError
+from must_jax.data.remote import NoFileSystemError
 from must_jax.data.sources.classes import Classes, Labels, index_labels
 from must_jax.data.sources.fields import IMAGE_FIELDS, LABEL_FIELDS, find_field, no_image_field
 from must_jax.data.sources.parquet_cells import parquet_cells
 from must_jax.data.sources.source import read_image_file
 from must_jax.data.sources.strings import Strings
+from must_jax.data.sources.text_list import MAX_SHARE, Columns, read_text_list
 from must_jax.errors import UserError, reason
+from must_jax.local_files import machine_memory
 
-SEPARATORS = (",", ";", "\t")
 _CHAIN = "::"
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """What a list says.
-
-    Attributes:
-        paths: One a record, as written.
-        labels: One a record, None where the cell is empty; None without a column of labels.
-        rows: One a record: its line in the file, or its row in the table, counted from 1.
-    """
-
-    paths: Sequence[str]
-    labels: Sequence[str | int | None] | None
-    rows: Sequence[int]
 
 
 class ImageList:
@@ -71,10 +54,10 @@ class ImageList:
         """
         self.path = files.absolute(path)
         try:
-            data = files.read_file(self.path)
+            data = files.read_file(self.path, limit=int(MAX_SHARE * machine_memory()))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({reason(error)})") from error
-        read = _read_parquet if self.path.lower().endswith(".parquet") else _read_text
+        read = _read_parquet if self.path.lower().endswith(".parquet") else read_text_list
         columns = read(data, path=self.path, image_field=image_field, label_field=label_field)
         if not columns.paths:
             raise UserError(f"{self.path}: no images in this list")
@@ -83,14 +66,16 @@ class ImageList:
                 f"{self.path}: labels are needed, and no column is called {label_field or 'label'};"
                 " say which with config.dataset.label_field"
             )
-        self.labels = index_labels(
-            columns.labels or [None] * len(columns.paths),
-            classes=classes,
-            labels="required" if label_field and columns.labels else labels,
-            where=lambda record: f"{self.path}, row {columns.rows[record]}",
-        )
+        self.labels = None
+        if columns.labels is not None:
+            self.labels = index_labels(
+                columns.labels,
+                classes=classes,
+                labels="required" if label_field else labels,
+                where=lambda record: f"{self.path}, row {columns.rows[record]}",
+            )
         self._folder = files.parent(self.path)
-        self._paths = Strings(columns.paths)
+        self._paths = columns.paths
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -103,65 +88,19 @@ class ImageList:
         """The bytes of the file.
 
         Raises:
-            UndecodableImageError: It is missing, can't be read, or is a chain of URLs.
+            UndecodableImageError: It is missing, can't be read, is a chain of URLs, or a URL of an
+                unknown kind or one whose library is not installed.
         """
         name = self.name_of(record)
         # fsspec's chains read whatever files and devices they say, without end.
         if _CHAIN in self._paths[record] and files.is_remote(name):
             raise UndecodableImageError(name, f"{_CHAIN!r} in a URL, which no list may have")
-        return read_image_file(name)
-
-
-def _read_text(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, row {line}: not UTF-8; save the list in that encoding") from error
-    separator = "\t" if path.lower().endswith(".tsv") else _separator(text, path=path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    paths, labels, rows = [], [], []
-    header: list[str] | None = None
-    image = label = 0  # columns
-    labelled = False
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            row = reader.line_num
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                label_name = find_field(header, named=label_field, usual=LABEL_FIELDS)
-                if label_name is not None:
-                    labelled, label = True, header.index(label_name)
-                image_name = find_field(header, named=image_field, usual=IMAGE_FIELDS)
-                if image_name is not None:
-                    image = header.index(image_name)
-                    continue
-                if len(header) > 1 or image_field:
-                    raise no_image_field(path, header, named=image_field, what="column of row 1")
-                # One column that says nothing of itself: paths, from the first row on.
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{path}, row {row}: {len(cells)} cells, and row 1 has {len(header)}"
-                )
-            if not cells[image].strip():
-                raise UserError(f"{path}, row {row}: nothing in column {header[image]!r}")
-            paths.append(cells[image].strip())
-            labels.append(cells[label].strip() or None)
-            rows.append(row)
-    except csv.Error as error:
-        raise UserError(f"{path}, row {reader.line_num}: {error}") from error
-    return Columns(paths, labels if labelled else None, rows)
-
-
-def _separator(text: str, *, path: str) -> str:
-    """The one that splits the first line into the most cells."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    try:
-        return max(SEPARATORS, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
-    except csv.Error as error:
-        raise UserError(f"{path}, row 1: {error}") from error
+        try:
+            return read_image_file(name)
+        # Of one row: the other images may be read all the same.
+        except NoFileSystemError as error:
+            why = str(error).removeprefix(name).lstrip(": ")
+            raise UndecodableImageError(name, why) from error
 
 
 def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str) -> Columns:
@@ -201,7 +140,7 @@ def _read_parquet(data: bytes, *, path: str, image_field: str, label_field: str)
                 f"{path}, row {row}: column {image!r} has nothing, where a path is expected; say "
                 "which column has the paths with config.dataset.image_field"
             )
-    return Columns(paths, cells[label] if label else None, range(1, len(paths) + 1))
+    return Columns(Strings(paths), cells[label] if label else None, range(1, len(paths) + 1))
 
 
 def _stored(kind: Any) -> Any:

@@ -12,10 +12,11 @@ from must_jax.local_files import machine_memory
 _ROWS = 1024  # at a time
 _LONG_ROWS = 16  # at a time, where each may be long
 # Bytes of cells that a byte of the file may stand for, and what is allowed to any file. A million
-# paths of 180 letters that differ in a number alone, delta-encoded and packed, come to 2,600.
+# paths of 180 letters that differ in a number alone, delta-encoded and packed, come to 3,300.
 _MAX_GROWTH, _ALLOWED = 5000, 2**24
-_MAX_SHARE = 1 / 4  # of the machine's memory, where Python's strings take several times as much
+_MAX_SHARE = 1 / 4  # of the machine's memory
 _MIN_ROW = 8  # bytes, of a row's references
+_CELL = 48  # bytes that Python's string or number takes beside its letters
 
 
 def parquet_cells(
@@ -60,7 +61,7 @@ def parquet_cells(
                 if name in texts:
                     array = array.cast(pa.large_string())  # views of a text may share it
                     _check_lengths(array)
-                size += array.nbytes
+                size += array.nbytes + _CELL * len(array)
                 if size > limit:
                     raise ValueError(f"{len(data)} bytes stand for more than {limit >> 20} MiB")
                 values += array.to_pylist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -16,9 +17,11 @@ class Strings:
 
     def __init__(self, strings: Iterable[str]):
         """Packs them. Letters that a file system could not decode are kept."""
-        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-        self._block = b"".join(encoded)
-        self._ends = np.cumsum([len(one) for one in encoded], dtype=np.int64)
+        self._block, ends = bytearray(), array.array("q")
+        for string in strings:
+            self._block += string.encode("utf-8", "surrogateescape")
+            ends.append(len(self._block))
+        self._ends = np.array(ends, np.int64)
 
     def __len__(self) -> int:
         return len(self._ends)

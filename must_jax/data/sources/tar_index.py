@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from must_jax.errors import UserError
-from must_jax.local_files import MAX_TEXT
 
+MAX_LABEL = 2**20  # bytes of a file with a label; as JSON they may take 25 times as much
 # Bytes that tell of a file what its header is too short for: a name, of 4096 at most, attributes.
 MAX_EXTENSION = 2**20
 _NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -81,7 +81,8 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
             for info in archive:
                 # Or the library would keep them all.
                 archive.members = []  # type: ignore[attr-defined]
-                if archive.offset <= info.offset:
+                # A size may be negative; `read` would take it for all there is.
+                if info.size < 0 or archive.offset <= info.offset:
                     raise UserError(f"{path}: damaged within {info.name}, of {info.size} bytes")
                 if info.issparse() or info.issym() or info.islnk():
                     raise UserError(
@@ -109,12 +110,12 @@ def members(file: BinaryIO, *, path: str) -> Iterator[Member]:
 
 
 def content(file: BinaryIO, member: Member) -> bytes:
-    """All bytes of a small member of the archive.
+    """All bytes of a member of the archive that tells a label.
 
     Raises:
-        ValueError: It is larger than a text is.
+        ValueError: It is larger than `MAX_LABEL`.
     """
-    if member.size > MAX_TEXT:
-        raise ValueError(f"{member.name}: larger than {MAX_TEXT >> 20} MiB")
+    if member.size > MAX_LABEL:
+        raise ValueError(f"{member.name}: larger than {MAX_LABEL >> 20} MiB")
     file.seek(member.start)
     return file.read(member.size)
