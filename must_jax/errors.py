@@ -76,5 +76,9 @@ class UserError(Exception):
         super().__init__(_clipped(one_line(_clipped(message))))
 
 
+class LostInputError(UserError):
+    """What was read until now can't be read any more: what was made of it is worth saving."""
+
+
 class StoppedError(Exception):
     """The run was asked to stop and did, with nothing lost; `must_jax.main` exits with code 75."""

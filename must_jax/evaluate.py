@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from must_jax import distributed, sharding
 from must_jax.compile import jit_eval_step
-from must_jax.errors import UserError
+from must_jax.errors import LostInputError
 from must_jax.experiment import Experiment
 from must_jax.failed_images import FailedImages
 from must_jax.progress import say
@@ -57,7 +57,7 @@ class Evaluator:
         `between_batches` is called as often on every process, and may end it by raising.
 
         Raises:
-          UserError: no test image decodes.
+          LostInputError: no test image decodes.
         """
         if self.source is None:
             return dict.fromkeys(trees)
@@ -73,7 +73,7 @@ class Evaluator:
         totals = {name: sum(c[name] for c in jax.device_get(counts)) for name in trees}
         counted = min(int(total.sum()) for _, total in totals.values())
         if not counted:
-            raise UserError(f"no image in {self.source.path} decodes")
+            raise LostInputError(f"no image in {self.source.path} decodes")
         if counted < len(self.source):
             say(
                 f"{len(self.source) - counted} of the {len(self.source)} images in "

@@ -13,13 +13,20 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 KEY = "must_jax/lifelines"
-REACH_SECONDS = 30.0  # for the first process to tell where it listens, and to be reached there
+# For the first process to tell where it listens, to be reached there, and to be told by whom.
+REACH_SECONDS = 30.0
 BYE = b"bye\n"
 LINE_BYTES = 64  # of whatever is said here, at the most
+# Connections that have not said whose they are: a port scan must not take all files from a run.
+# While there are as many, others wait before the door, and those inside have less time.
+MOST_STRANGERS = 128
+CROWDED_SECONDS = 1.0
+LOOK_SECONDS = 0.1  # between looks at whether a stranger's time is over, and there is room again
 # A host is gone when it has not answered three questions, 5 s apart, after 5 s of silence.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
@@ -83,10 +90,10 @@ def _keep(line: socket.socket, process: int) -> None:
     _lines[line] = process
 
 
-def _receive(line: socket.socket) -> bytes:
-    """What was said; nothing where the other end is gone."""
+def _receive(line: socket.socket, most: int = LINE_BYTES) -> bytes:
+    """What was said, `most` bytes of it; nothing where the other end is gone."""
     try:
-        return line.recv(LINE_BYTES)
+        return line.recv(most)
     except OSError:
         return b""
 
@@ -99,28 +106,88 @@ def _watch_first(line: socket.socket, when_lost: Callable[[int], None]) -> None:
 
 def _watch_all(server: socket.socket, token: str, when_lost: Callable[[int], None]) -> None:
     with selectors.DefaultSelector() as selector:
-        selector.register(server, selectors.EVENT_READ)
+        door = _Door(server, token, selector)
         while True:
-            for key, _ in selector.select():
+            for key, _ in selector.select(LOOK_SECONDS if door.strangers else None):
                 line: Any = key.fileobj
                 if line is server:
-                    line, _ = server.accept()
-                    line.settimeout(REACH_SECONDS)
-                    told = _receive(line).split()
-                    if len(told) != 2 or told[0] != token.encode():
-                        line.close()
-                        continue
-                    _keep(line, int(told[1]))
-                    selector.register(line, selectors.EVENT_READ)
-                    continue
-                selector.unregister(line)
-                process = _lines.pop(line)
-                if _receive(line) == BYE or _left.is_set():
-                    continue
-                for other in _lines:
-                    with contextlib.suppress(OSError):
-                        other.sendall(b"%d\n" % process)
-                when_lost(process)
+                    door.let_in()
+                elif line in door.strangers:
+                    door.listen(line)
+                else:
+                    selector.unregister(line)
+                    _let_go(line, when_lost)
+            door.close_on_the_slow()
+
+
+def _let_go(line: socket.socket, when_lost: Callable[[int], None]) -> None:
+    """Tells all of a process that is gone without a farewell."""
+    process = _lines.pop(line)
+    if _receive(line) == BYE or _left.is_set():
+        return
+    for other in _lines:
+        with contextlib.suppress(OSError):
+            other.sendall(b"%d\n" % process)
+    when_lost(process)
+
+
+class _Door:
+    """Where processes and whoever else connect; nobody who says nothing is waited for.
+
+    Attributes:
+      strangers: those inside who have not said who they are, since when, by `time.monotonic`, and
+        what they have said.
+    """
+
+    def __init__(self, server: socket.socket, token: str, selector: selectors.BaseSelector):
+        server.setblocking(False)  # who has knocked may be gone again
+        selector.register(server, selectors.EVENT_READ)
+        self._server = server
+        self._token = token.encode()
+        self._selector = selector
+        self.strangers: dict[socket.socket, tuple[float, bytes]] = {}
+
+    def let_in(self) -> None:
+        """Takes one connection, or rests where there is no room for it in here or in the system."""
+        if len(self.strangers) >= MOST_STRANGERS:
+            time.sleep(LOOK_SECONDS)
+            return
+        try:
+            line, _ = self._server.accept()
+        except OSError:
+            time.sleep(LOOK_SECONDS)  # it would be told of at once again
+            return
+        line.setblocking(False)
+        self._selector.register(line, selectors.EVENT_READ)
+        self.strangers[line] = time.monotonic(), b""
+
+    def listen(self, line: socket.socket) -> None:
+        """Takes what a stranger says, which may come in parts; holds the line of a process."""
+        since, said = self.strangers[line]
+        heard = _receive(line, LINE_BYTES - len(said))
+        said += heard
+        self.strangers[line] = since, said
+        if heard and len(said) < LINE_BYTES:
+            return
+        told = said.split()
+        if len(said) < LINE_BYTES or len(told) != 2 or told[0] != self._token:
+            self._close(line)
+            return
+        del self.strangers[line]
+        _keep(line, int(told[1]))
+
+    def close_on_the_slow(self) -> None:
+        """Closes the connections whose time to say who they are is over."""
+        is_crowded = len(self.strangers) >= MOST_STRANGERS
+        after = time.monotonic() - (CROWDED_SECONDS if is_crowded else REACH_SECONDS)
+        for line, (since, _) in list(self.strangers.items()):
+            if since < after:
+                self._close(line)
+
+    def _close(self, line: socket.socket) -> None:
+        del self.strangers[line]
+        self._selector.unregister(line)
+        line.close()
 
 
 def _let_aborts_wait() -> None:

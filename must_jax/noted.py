@@ -38,7 +38,10 @@ class NotedProbes(TypedDict):
 
 
 class NotedEvaluation(TypedDict):
-    """What labels and what predictions without labels tell, None where there are no labels."""
+    """What labels and what predictions without labels tell.
+
+    Accuracies are None where there were no labels, or those of test images that are others now.
+    """
 
     step: Count
     epoch: Count

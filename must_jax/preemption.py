@@ -1,4 +1,4 @@
-"""A run that is asked to stop: SIGTERM or Ctrl-C, heard by all of its processes at one step."""
+"""A run that is asked to stop by a signal, which all of its processes hear at one step."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from must_jax import distributed
 from must_jax.errors import StoppedError, print_error
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_UNSAVED = 1
 NOTICE_KEY = "RECEIVED_PREEMPTION_NOTICE"  # by which JAX's service tells that a process was asked
 
@@ -21,8 +21,9 @@ NOTICE_KEY = "RECEIVED_PREEMPTION_NOTICE"  # by which JAX's service tells that a
 class Preemption:
     """Tells between steps whether the run was asked to stop.
 
-    A lone process takes SIGTERM and the first Ctrl-C; the second one ends it as ever. Of several
-    processes, any may be told; JAX's preemption service makes all of them stop at the same step.
+    A lone process takes SIGTERM, the end of its terminal, but under nohup, and the first Ctrl-C;
+    the second one ends it as ever. Of several processes, any may be told; JAX's preemption service
+    makes all of them stop at the same step.
     """
 
     def __init__(self, *, grace_seconds: float, when_asked: Callable[[], None] = lambda: None):
@@ -36,6 +37,10 @@ class Preemption:
         self._calls = 0
         self._timer: threading.Timer | None = None
         self._starting = threading.Lock()
+
+    def was_asked(self) -> bool:
+        """Whether this process knows of it; others may not yet."""
+        return self._timer is not None
 
     def check(self) -> None:
         """Called where a run can stop. All processes must call it, equally often.
@@ -60,7 +65,9 @@ class Preemption:
             return
         several = distributed.is_running()
         # Of several processes, SIGTERM belongs to JAX's preemption service.
-        taken = (signal.SIGINT,) if several else SIGNALS
+        taken = [number for number in SIGNALS if not (several and number == signal.SIGTERM)]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            taken.remove(signal.SIGHUP)
         before = {number: signal.signal(number, self._ask) for number in taken}
         # While the main thread compiles, Python runs no handler: a byte wakes a thread.
         bell, rope = socket.socketpair()
@@ -102,7 +109,8 @@ class Preemption:
                 return
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._asked.set()
 
     def _start_timer(self) -> None:

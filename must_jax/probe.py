@@ -6,7 +6,7 @@ import numpy as np
 
 from must_jax.data.sources import Source
 from must_jax.data.sources.subset import Subset
-from must_jax.errors import UserError
+from must_jax.errors import LostInputError
 from must_jax.predictor import Predictor
 from must_jax.progress import say
 from must_jax.quality import ProbePredictions
@@ -36,7 +36,7 @@ class Probe:
         `between_batches` is called as often on every process, and may end it by raising.
 
         Raises:
-          UserError: no image decodes.
+          LostInputError: no image decodes.
         """
         found: dict[str, list[np.ndarray]] = {name: [] for name in trees}
         known = []
@@ -50,7 +50,7 @@ class Probe:
         count = len(self.images)
         is_known = np.concatenate(known)[:count]
         if not is_known.any():
-            raise UserError(
+            raise LostInputError(
                 f"none of {count} images spread over {self.images.path} decode; mend or remove "
                 "those that don't"
             )

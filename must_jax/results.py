@@ -1,5 +1,6 @@
 """What a run ends with: result.json, and one sentence of it."""
 
+import re
 from typing import Any
 
 from must_jax.progress import percent
@@ -56,12 +57,45 @@ def sentence(result: Result, *, workdir: str) -> str:
     )
 
 
-def better(best: Result | None, now: Result, metric: str) -> Result | None:
-    """The epoch whose teacher scores best on the labelled test images: not a label-free result."""
-    value = now[f"teacher_{metric}"]
-    if value is None or (best and best[f"teacher_{metric}"] >= value):
-        return best
-    return now
+def best_by_labels(notes: RunNotes, metric: str) -> Result | None:
+    """The epoch whose teacher scores best on the labelled test images: not a label-free result.
+
+    Of equal ones the first; None where none was scored. It is looked for among all evaluations, for
+    the best so far may be so by another metric.
+    """
+    # Earlier versions noted the best one without the others.
+    noted = [notes.best_by_labels] if notes.best_by_labels else []
+    accuracies = fields({"teacher": None}).keys()
+    scored = [
+        one
+        for one in [*noted, *notes.evaluations]
+        if all(one.get(name) is not None for name in accuracies)
+    ]
+    best = max(scored, key=lambda one: (one[f"teacher_{metric}"], -one["step"]), default=None)
+    return best and {name: best[name] for name in ("step", "epoch", *accuracies)}
+
+
+def forget_others(notes: RunNotes, *, test: str | None, zero_shot: Result) -> bool:
+    """Forgets accuracies on other test images than those of now.
+
+    Args:
+      notes: of the run so far, with the images before; what its evaluations tell without labels
+        stays.
+      test: the images' digest, None without any.
+      zero_shot: accuracies of zero-shot CLIP on them.
+
+    Returns:
+      Whether a best epoch by labels is forgotten.
+    """
+    # The path that earlier versions noted may lead to the same images as before.
+    was_digest = re.fullmatch("[0-9a-f]{64}", notes.test or "")
+    are_others = notes.test != test if was_digest else notes.zero_shot != zero_shot
+    if not are_others:
+        return False
+    for evaluation in notes.evaluations:
+        evaluation |= fields({"student": None, "teacher": None})
+    had_best, notes.best_by_labels = notes.best_by_labels is not None, None
+    return had_best
 
 
 def _summary(evaluation: Result | None) -> Result | None:

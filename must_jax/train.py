@@ -15,9 +15,10 @@ from must_jax.checkpoint import complete_steps, digest
 from must_jax.checkpoint_writer import Checkpoints
 from must_jax.compile import jit_train_step
 from must_jax.config import flat_fields
-from must_jax.data.loader import Batch, LostWorkerError
-from must_jax.data.patience import AwayError, be_patient, give_up
-from must_jax.errors import StoppedError, UserError
+from must_jax.data.loader import Batch
+from must_jax.data.patience import be_patient
+from must_jax.data.worker import give_up
+from must_jax.errors import LostInputError, StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import Experiment, build
 from must_jax.failed_images import FailedImages
@@ -31,7 +32,7 @@ from must_jax.probe import Probe
 from must_jax.progress import Progress, percent, say
 from must_jax.reporting.report import NoReportError
 from must_jax.reporting.runner import FinishedRun, write_report
-from must_jax.results import Result, better, result_of, sentence
+from must_jax.results import Result, best_by_labels, forget_others, result_of, sentence
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.saving import Saving
 from must_jax.scores import IN_WORDS, Scores, fields
@@ -65,7 +66,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | Non
     experiment = build(config)
     be_patient()
     preemption = Preemption(grace_seconds=config.grace_seconds, when_asked=give_up)
-    lock = WorkdirLock(workdir, patience_seconds=config.grace_seconds)
+    lock = WorkdirLock(
+        workdir, patience_seconds=config.grace_seconds, was_asked=preemption.was_asked
+    )
     with preemption.listening(), lock:
         run = _Run(experiment, workdir, preemption=preemption, started=started)
         return run.run(lock, profile)
@@ -132,15 +135,14 @@ class _Run:
         source, notes = self._evaluator.source, self.notes
         test = self._evaluator.digest
         if notes.zero_shot is None or notes.test != test:
-            scores = self._evaluate(zeroshot=self._zero_shot_student())
-            before, notes.zero_shot = notes.zero_shot, fields(scores)
-            notes.test = test
-            if notes.best_by_labels is not None and notes.zero_shot != before:
+            scores = fields(self._evaluate(zeroshot=self._zero_shot_student()))
+            if forget_others(notes, test=test, zero_shot=scores):
                 say(
-                    "zero-shot CLIP scores otherwise than on the test images before: the best "
-                    "epoch by labels is looked for anew, from here on"
+                    "the test images are others than before: accuracies on those are forgotten, "
+                    "and the best epoch by labels is looked for anew, from here on"
                 )
-                notes.best_by_labels = None
+            notes.test, notes.zero_shot = test, scores
+        notes.best_by_labels = best_by_labels(notes, self._config.eval_metric)
         if not self._judge.has_begun():
             self._judge.begin(self._zero_shot_student(), between_batches=self._preemption.check)
         metric = self._config.eval_metric
@@ -231,7 +233,7 @@ class _Run:
                 self._saving.save_last(self.state, **self._save_keywords())
                 say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
                 raise
-            except (AwayError, LostWorkerError):
+            except LostInputError:
                 if jax.process_count() == 1:  # others would be in the midst of a step
                     self._saving.save_last(self.state, **self._save_keywords())
                 raise
@@ -241,7 +243,7 @@ class _Run:
     def _loop_or_stop(self, batches: Iterator[Batch]) -> None:
         try:
             self._loop(batches)
-        except (AwayError, LostWorkerError):
+        except LostInputError:
             self._preemption.check()  # a signal ends patience, and workers that have just begun
             raise
 
@@ -308,10 +310,7 @@ class _Run:
             )
         self._scores = scores
         self._progress.evaluated(self.step, scores, quality)
-        reached = evaluation | fields({"teacher": scores["teacher"]})
-        self.notes.best_by_labels = better(
-            self.notes.best_by_labels, reached, self._config.eval_metric
-        )
+        self.notes.best_by_labels = best_by_labels(self.notes, self._config.eval_metric)
         self.notes.evaluated_step = self.step
 
     def _save_keywords(self) -> dict[str, Any]:

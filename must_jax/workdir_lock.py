@@ -6,16 +6,23 @@ import fcntl
 import os
 import socket
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 import jax
 
-from must_jax.errors import UserError
+from must_jax.errors import EXIT_STOPPED, UserError
 from must_jax.progress import say
 
 LOCK_FILE = "run.lock"
 _LOOK_SECONDS = 0.2
+
+
+class StoppedWaitingError(UserError):
+    """The run was asked to stop before it had begun."""
+
+    exit_code = EXIT_STOPPED
 
 
 class WorkdirLock:
@@ -24,10 +31,17 @@ class WorkdirLock:
     A scheduler may start a run again while the one before still saves: that one is waited for.
     """
 
-    def __init__(self, workdir: str, *, patience_seconds: float):
-        """Takes nothing yet."""
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        patience_seconds: float,
+        was_asked: Callable[[], bool] = lambda: False,
+    ):
+        """Takes nothing yet; `was_asked` tells whether to stop waiting for it."""
         self._path = os.path.join(workdir, LOCK_FILE)
         self._patience_seconds = patience_seconds
+        self._was_asked = was_asked
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -35,6 +49,7 @@ class WorkdirLock:
 
         Raises:
           UserError: another run has held it for `patience_seconds`.
+          StoppedWaitingError: this one was asked to stop meanwhile.
         """
         self._take(os.O_RDWR)
         return self
@@ -99,6 +114,10 @@ class WorkdirLock:
             if time.monotonic() >= deadline:
                 raise UserError(
                     f"{folder} is in use by {holder}; stop that run first, or use another workdir"
+                )
+            if self._was_asked():
+                raise StoppedWaitingError(
+                    f"asked to stop while {folder} was in use by {holder}; nothing was begun"
                 )
             if not told:
                 say(

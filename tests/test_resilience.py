@@ -1,4 +1,4 @@
-"""Runs as processes that are killed, stopped, and refused disk space: nothing is lost."""
+"""Runs as processes that are killed, and refused files and disk space: nothing is lost."""
 
 import json
 import os
@@ -6,26 +6,15 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import kills
 import pytest
 import tiny_run
-from commands import finish, metrics_of, result_of, start, workers_of, write_config
-from forked_main import free_address
+from commands import ROOT, finish, start, workers_of, write_config
+from long_run import LONG, assert_same, begin, has_logged, run_undisturbed, wait_for
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
-
-# Some seconds of steps, so that a signal finds the run among them.
-LONG = {
-    "epochs": 60,
-    "eval_every_epochs": 20,
-    "checkpoint_every_epochs": 20,
-    "checkpoint_every_steps": 0,
-    "log_every_steps": 7,
-}
 
 
 @pytest.fixture(scope="module")
@@ -33,41 +22,9 @@ def config(inputs):
     return write_config(inputs, **LONG)
 
 
-def begin(config, workdir, *flags, **how):
-    return start(
-        f"--config={config}",
-        f"--workdir={workdir}",
-        *flags,
-        cache=config.parent / "cache",
-        devices=1,
-        **how,
-    )
-
-
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    code, _, stderr = finish(begin(config, workdir))
-    assert code == 0, stderr
-    return workdir
-
-
-def wait_for(process, happened, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def has_logged(workdir, step):
-    path = workdir / "metrics.jsonl"
-    return lambda: path.exists() and f'"step": {step}' in path.read_text()
-
-
-def assert_same(workdir, undisturbed):
-    assert result_of(workdir) == result_of(undisturbed)
-    assert metrics_of(workdir) == metrics_of(undisturbed)
+    return run_undisturbed(config, tmp_path_factory.mktemp("runs"))
 
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
@@ -78,23 +35,6 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):
     )
     assert outcome.moments == ["save", "evaluation"]
     assert not outcome.differences
-
-
-# As a terminal's Ctrl-C does, and a service manager's SIGTERM.
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_group_leaves_the_workers_to_the_run(config, undisturbed, tmp_path, number):
-    # One process that makes batches is slower than the steps: the run mostly waits for it.
-    flags = ("--config.loader.num_workers=1", "--config.loader.num_threads=1")
-    process = begin(config, tmp_path / "run", *flags, start_new_session=True)
-    wait_for(process, has_logged(tmp_path / "run", 21))
-    os.killpg(process.pid, number)
-    code, stdout, stderr = finish(process)
-    assert code == 75, stderr
-    assert stdout.splitlines()[-1].startswith("asked to stop: saved at step ")
-    assert not stderr
-    code, _, stderr = finish(begin(config, tmp_path / "run", *flags))
-    assert code == 0, stderr
-    assert_same(tmp_path / "run", undisturbed)
 
 
 def test_workers_that_die_and_those_of_a_run_that_dies(config, tmp_path):
@@ -119,98 +59,12 @@ def test_workers_that_die_and_those_of_a_run_that_dies(config, tmp_path):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_path, number):
-    process = begin(config, tmp_path / "run")
-    wait_for(process, has_logged(tmp_path / "run", 21))
-    asked = time.monotonic()
-    process.send_signal(number)
-    code, stdout, stderr = finish(process)
-    assert code == 75, stderr
-    assert time.monotonic() - asked < 25
-    assert stdout.splitlines()[-1].startswith("asked to stop: saved at step ")
-    assert not stderr
-    step = int(stdout.splitlines()[-1].split()[6])
-    assert 21 <= step < 240
-    assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
-    code, stdout, stderr = finish(begin(config, tmp_path / "run"))
-    assert code == 0, stderr
-    assert f"at step {step} of 240" in stdout
-    assert_same(tmp_path / "run", undisturbed)
-
-
-def test_a_workdir_in_use_is_waited_for_and_then_refused(config, undisturbed, tmp_path):
-    workdir = tmp_path / "run"
-    first = begin(config, workdir)
-    wait_for(first, has_logged(workdir, 21))
-    first.send_signal(signal.SIGSTOP)  # or it might end before others begin
-    (workdir / "run.lock").chmod(0o444)  # as it is to another user
-    second = begin(config, workdir, "--config.grace_seconds=1", bound_by_modes=True)
-    code, stdout, stderr = finish(second)
-    assert code == 2
-    in_use = f"{workdir} is in use by process {first.pid} on "
-    assert stdout.startswith(in_use)
-    assert stderr.startswith(f"error: {in_use}")
-    assert len(stderr.splitlines()) == 1
-    second = begin(config, workdir)
-    line = ""
-    while not line.startswith(in_use):
-        line = second.stdout.readline()
-        assert line
-    first.send_signal(signal.SIGTERM)
-    first.send_signal(signal.SIGCONT)
-    assert finish(first)[0] == 75
-    code, stdout, stderr = finish(second)
-    assert code == 0, stderr
-    assert f"resuming {workdir} at step " in stdout
-    assert_same(workdir, undisturbed)
-
-
-def test_what_is_not_done_in_the_grace_period_ends_with_a_word():
-    code = (
-        "import os, signal, time\nfrom must_jax.preemption import Preemption\n"
-        "with Preemption(grace_seconds=0.2).listening():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: asked to stop, and not done in 0.2 s (config.grace_sec")
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("asked", [0, 1])
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-def test_the_grace_period_of_several_processes_begins_for_all_when_one_is_asked(asked, number):
-    code = (
-        "import os, signal, sys, time\n"
-        "from must_jax import distributed, preemption\n"
-        "address, process = sys.argv[1], int(sys.argv[2])\n"
-        "distributed.initialize(\n"
-        "    coordinator_address=address, num_processes=2, process_id=process\n"
-        ")\n"
-        "with preemption.Preemption(grace_seconds=3).listening():\n"
-        "    distributed.gather(None)\n"  # both listen
-        f"    if process == {asked}:\n        os.kill(os.getpid(), signal.{number})\n"
-        "    time.sleep(60)"
-    )
-    address = free_address()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, address, str(i)], stderr=subprocess.PIPE, text=True
-        )
-        for i in range(2)
-    ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=50)
-        assert "error: asked to stop, and not done in 3 s" in stderr
-        assert process.returncode == 1, stderr
-
-
 def limit_file_size(process, size):
     """Every write beyond it fails, as on a full disk."""
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+# Found by its name by every Python that starts, of workers too.
 AWAY = """
 import errno, os
 from must_jax.data import files, patience
@@ -222,19 +76,23 @@ def failing(works):
         return works(path, **keywords)
     return read
 
-files.read_bytes, patience.open_regular = map(failing, (files.read_bytes, patience.open_regular))
+files.open_regular = patience.open_regular = failing(patience.open_regular)
 patience._LOCAL_WAITS, patience._OUTAGE_WAIT, patience._OUTAGE_SECONDS = (0.1,), 0.1, {seconds}
 """
 
 
-def test_images_that_are_away_end_no_run_for_good(config, undisturbed, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_that_are_away_end_no_run_for_good(
+    num_workers, config, undisturbed, tmp_path, monkeypatch
+):
     """For too long, and then while it is asked to stop: it saves, and goes on bit for bit."""
     mark, workdir = tmp_path / "away", tmp_path / "run"
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    flags = (f"--config.loader.num_workers={num_workers}", "--config.loader.num_threads=1")
 
     def begin_with(seconds):
-        changed = config.with_name("away.py")
-        changed.write_text(config.read_text() + AWAY.format(mark=str(mark), seconds=seconds))
-        return start(f"--config={changed}", f"--workdir={workdir}", devices=1)
+        (tmp_path / "sitecustomize.py").write_text(AWAY.format(mark=str(mark), seconds=seconds))
+        return begin(config, workdir, *flags)
 
     process = begin_with(seconds=2)
     wait_for(process, has_logged(workdir, 21))
@@ -260,6 +118,27 @@ def test_images_that_are_away_end_no_run_for_good(config, undisturbed, tmp_path)
     mark.unlink()
     code, _, stderr = finish(begin_with(seconds=1000))
     assert code == 0, stderr
+    assert_same(workdir, undisturbed)
+
+
+@pytest.mark.parametrize("gone", ["train", "test"])
+def test_a_run_whose_images_are_gone_saves_before_it_ends(gone, config, undisturbed, tmp_path):
+    """As when they were unmounted."""
+    workdir = tmp_path / "run"
+    images = shutil.copytree(config.parent / gone, tmp_path / gone)
+    process = begin(config, workdir, f"--config.dataset.{gone}={images}")
+    wait_for(process, has_logged(workdir, 21))
+    images.rename(tmp_path / "elsewhere")
+    images.mkdir()
+    code, _, stderr = finish(process)
+    assert code == 2
+    assert len(stderr.splitlines()) == 1, stderr
+    assert "decode" in stderr
+    shutil.rmtree(images)
+    (tmp_path / "elsewhere").rename(images)
+    code, stdout, stderr = finish(begin(config, workdir, f"--config.dataset.{gone}={images}"))
+    assert code == 0, stderr
+    assert f"resuming {workdir} at step " in stdout
     assert_same(workdir, undisturbed)
 
 

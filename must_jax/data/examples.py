@@ -12,7 +12,7 @@ from must_jax.data.randaugment import RandAugment
 from must_jax.data.resize import Raster
 from must_jax.data.sources import Source, decode_record
 from must_jax.data.views import evaluation_view, smallest_side, strong_view, weak_view
-from must_jax.errors import UserError
+from must_jax.errors import LostInputError
 
 Example = dict[str, np.ndarray | np.generic]
 
@@ -57,7 +57,7 @@ class TrainTransform:
             One example, as `train_loader` batches them.
 
         Raises:
-            UserError: Neither the record nor any of the replacements drawn for it decodes.
+            LostInputError: Neither the record nor any of the replacements drawn for it decodes.
         """
         failed, why = -1, ""
         drawn = record
@@ -72,7 +72,7 @@ class TrainTransform:
             # Not the next in line: damaged files come in runs, as when a copy was cut short.
             drawn = int(rng.integers(len(self.source)))
         else:
-            raise UserError(
+            raise LostInputError(
                 f"{_MAX_TRIES} images drawn from {self.source.path} in a row do not decode, "
                 f"the last one {last}"
             )

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 
 from must_jax.data import patience, worker
-from must_jax.errors import EXIT_STOPPED, UserError
+from must_jax.errors import EXIT_STOPPED, LostInputError
 
 Batch = dict[str, np.ndarray]
 # A batch that a worker was about to hand over when it ended is freed at the end of the run, by a
@@ -27,7 +27,7 @@ def failures(batch: Batch) -> dict[int, str]:
     return dict(zip(batch["failed"][rows].tolist(), batch["reason"][rows].tolist(), strict=True))
 
 
-class LostWorkerError(UserError):
+class LostWorkerError(LostInputError):
     """A process that makes batches has ended by itself, or was killed; the run may go on later."""
 
     exit_code = EXIT_STOPPED

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TypeVar
 
 from must_jax.data.remote import is_remote, remote
-from must_jax.errors import EXIT_STOPPED, UserError, print_line, reason
+from must_jax.errors import EXIT_STOPPED, LostInputError, print_line, reason
 from must_jax.local_files import MAY_PASS, open_regular
 
 _T = TypeVar("_T")
@@ -31,7 +31,7 @@ _last_read: dict[str, str] = {}  # the file that bytes came from last, by bucket
 _is_over = threading.Event()  # nobody waits any more
 
 
-class AwayError(UserError):
+class AwayError(LostInputError):
     """A bucket or a file system that was there has been away for long; the run may go on later."""
 
     exit_code = EXIT_STOPPED
