@@ -22,7 +22,7 @@ from must_jax.judge import Judge
 from must_jax.metrics import MetricWriter
 from must_jax.progress import Progress
 from must_jax.quality import ProbePredictions
-from must_jax.results import better, result_of, sentence
+from must_jax.results import best_by_labels, result_of, sentence
 from must_jax.resume import begin_or_resume, write_config
 from must_jax.run_notes import RunNotes
 from must_jax.scores import Score, fields
@@ -147,7 +147,7 @@ class Runs:
         judge.look(evaluation, student={}, teacher={}, between_batches=lambda: None)
         if notes.zero_shot is None:  # as a run does at its start
             notes.zero_shot = fields({"zeroshot": SCORE})
-        notes.best_by_labels = better(notes.best_by_labels, evaluation, "top1")
+        notes.best_by_labels = best_by_labels(notes, "top1")
         chosen = next(iter(judge.ranked()))
         result = result_of(notes, scores, chosen=chosen, eval_metric="top1", num_images=36)
         sentence(result | {"seconds": notes.seconds}, workdir="run")
