@@ -1,6 +1,5 @@
 """Accuracy on labelled images, exact on any number of devices and processes."""
 
-import hashlib
 from collections.abc import Callable
 
 import jax
@@ -13,7 +12,7 @@ from must_jax.experiment import Experiment
 from must_jax.failed_images import FailedImages
 from must_jax.progress import say
 from must_jax.scores import Scores, score_of
-from must_jax.source_digest import labels_digest, names_digest
+from must_jax.source_digest import test_images_digest
 from must_jax.state import Params
 
 
@@ -35,11 +34,9 @@ class Evaluator:
         self._experiment = experiment
         self._mesh = mesh
         self.source = experiment.test_source()
-        self.digest: str | None = None
+        self.digest = test_images_digest(self.source)
         if self.source is not None:
             self._failed = FailedImages(self.source, records=[])
-            told = f"{names_digest(self.source)} {labels_digest(self.source)}"
-            self.digest = hashlib.sha256(told.encode()).hexdigest()
         distributed.require_same({"the SHA-256 of the test images' names and labels": self.digest})
         self._count_right = jit_eval_step(
             mesh,

@@ -75,7 +75,7 @@ def best_by_labels(notes: RunNotes, metric: str) -> Result | None:
     return best and {name: best[name] for name in ("step", "epoch", *accuracies)}
 
 
-def forget_others(notes: RunNotes, *, test: str | None, zero_shot: Result) -> bool:
+def forget_others(notes: RunNotes, *, test: str | None, zero_shot: Result | None) -> bool:
     """Forgets accuracies on other test images than those of now.
 
     Args:

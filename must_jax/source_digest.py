@@ -14,6 +14,16 @@ from must_jax.data.sources.example_images import ExampleImages
 from must_jax.data.sources.list_file import ImageList
 
 
+def test_images_digest(source: Source | None) -> str | None:
+    """SHA-256 of the names of test images, in their order, and of their labels; None without any.
+
+    Told alike, accuracies on them can be compared.
+    """
+    if source is None:
+        return None
+    return hashlib.sha256(f"{names_digest(source)} {labels_digest(source)}".encode()).hexdigest()
+
+
 def labels_digest(source: Source) -> str | None:
     """SHA-256 of the labels; where records hold them, what is read of each; None without any."""
     labels = source.labels

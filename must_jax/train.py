@@ -70,7 +70,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, profile: str | Non
         workdir, patience_seconds=config.grace_seconds, was_asked=preemption.was_asked
     )
     with preemption.listening(), lock:
-        run = _Run(experiment, workdir, preemption=preemption, started=started)
+        with _stop_first(preemption):
+            run = _Run(experiment, workdir, preemption=preemption, started=started)
         return run.run(lock, profile)
 
 
@@ -228,24 +229,25 @@ class _Run:
                 )
             )
             try:
-                self._loop_or_stop(telemetry.timed(batches))
+                with _stop_first(self._preemption):
+                    self._loop(telemetry.timed(batches))
             except StoppedError:
                 self._saving.save_last(self.state, **self._save_keywords())
                 say(f"asked to stop: saved at step {self.step} of {self._num_steps}")
                 raise
             except LostInputError:
                 if jax.process_count() == 1:  # others would be in the midst of a step
-                    self._saving.save_last(self.state, **self._save_keywords())
+                    self._save_in_passing()
                 raise
             self._saving.save_last(self.state, **self._save_keywords())
         return self._report()
 
-    def _loop_or_stop(self, batches: Iterator[Batch]) -> None:
+    def _save_in_passing(self) -> None:
+        """Saves where the run ends for another reason, which is to be told last."""
         try:
-            self._loop(batches)
-        except LostInputError:
-            self._preemption.check()  # a signal ends patience, and workers that have just begun
-            raise
+            self._saving.save_last(self.state, **self._save_keywords())
+        except UserError as error:
+            say(str(error))
 
     def _loop(self, batches: Iterator[Batch]) -> None:
         while True:
@@ -368,11 +370,26 @@ class _Run:
             result=result,
         )
         try:
-            write_report(run, between_batches=self._preemption.check)
+            with _stop_first(self._preemption):
+                write_report(run, between_batches=self._preemption.check)
         except UserError as error:
             if jax.process_count() > 1 and not isinstance(error, NoReportError):
                 raise  # the others wait for this process
             say(f"no report was made: {error}; --mode=report makes it when that is mended")
+
+
+@contextlib.contextmanager
+def _stop_first(preemption: Preemption) -> Iterator[None]:
+    """A stop is why input is lost: a signal ends patience, and workers that have just begun.
+
+    Raises:
+      StoppedError: the run was asked to stop.
+    """
+    try:
+        yield
+    except LostInputError:
+        preemption.check()
+        raise
 
 
 def _told(mesh: jax.sharding.Mesh) -> str:

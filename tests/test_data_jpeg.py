@@ -12,7 +12,7 @@ from PIL import Image
 
 from must_jax.data import decode
 from must_jax.data.decode import UndecodableImageError, decode_image, decode_pixels
-from must_jax.data.jpeg import Frame, read_frame
+from must_jax.data.jpeg import Frame, check_scans, read_frame
 
 
 def _segment(marker, content):
@@ -198,3 +198,23 @@ def test_so_many_pixels_are_decoded_at_a_time(monkeypatch, kind):
     assert sorted(images) == [(40, 40, 3)] * 6 + [(64, 64, 3)] * 18
     assert max(map(len, most)) == 2
     assert [together for together in most if 80 in together] == [[80]] * 6
+
+
+@pytest.mark.parametrize("kind", [0xC0, 0xC2])
+def test_scans_are_counted_in_the_picture_alone(kind):
+    """Phones put a video behind it, in which anything may look like a scan."""
+    whole = _jpeg(kind, data=True)
+    video = np.random.default_rng(0).bytes(10 * 2**20)
+    assert video.count(b"\xff\xda") > 100
+    expected = decode_pixels(whole, name="x", smallest_side=8)
+    np.testing.assert_array_equal(decode_pixels(whole + video, name="x", smallest_side=8), expected)
+    start = whole.index(b"\xff\xda")
+    scan = whole[start:-2]
+    comment, restart = _segment(0xFE, b"\xff\xd9"), b"\xff\xd0"
+    for between in (b"", comment, restart, b"junk", b"\xff\x05", b"\xff\xff"):
+        many = whole[:start] + (scan + between) * 101 + b"\xff\xd9"
+        with pytest.raises(UndecodableImageError, match="more than 100 scans"):
+            decode_pixels(many, name="x", smallest_side=8)
+    check_scans(whole[:start] + (scan + comment) * 100 + b"\xff\xd9" + scan)
+    with pytest.raises(ValueError, match="more than 10,000 segments"):
+        check_scans(whole[:start] + comment * 20_000 + scan * 101)

@@ -1,16 +1,22 @@
 """Runs that go on from an odd moment: what their checkpoints tell is what they did."""
 
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import tiny_run
 
 from must_jax import resume
+from must_jax import train as training
 from must_jax.checkpoint import complete_steps
-from must_jax.errors import StoppedError, UserError
+from must_jax.errors import LostInputError, StoppedError, UserError
 from must_jax.evaluate import Evaluator
 from must_jax.experiment import build
+from must_jax.reporting import runner
 from must_jax.resume import CHOSEN, read_state
+from must_jax.saving import Saving
 from must_jax.train import train
 from must_jax.workdir_lock import WorkdirLock
 
@@ -88,7 +94,9 @@ def test_where_the_best_evaluation_has_no_checkpoint_the_next_is_taken(
     )
 
 
-def test_test_images_that_have_moved_keep_the_best_epoch(finished, inputs, tmp_path, capsys):
+def test_test_images_that_have_moved_keep_the_best_epoch(
+    finished, inputs, tmp_path, capsys, monkeypatch
+):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     shutil.copytree(inputs / "test", tmp_path / "moved")
@@ -101,3 +109,40 @@ def test_test_images_that_have_moved_keep_the_best_epoch(finished, inputs, tmp_p
     config = tiny_run.config(inputs, **{"dataset.test": str(tmp_path / "fewer")})
     assert train(config, str(workdir))["best_by_labels"] is None
     assert "the best epoch by labels is looked for anew" in capsys.readouterr().out
+    shown = []
+    monkeypatch.setattr(runner, "write_report", lambda run, **_: shown.append(run.notes))
+    for folder, is_same in ((inputs / "test", True), (tmp_path / "fewer", False)):
+        config = tiny_run.config(inputs, **{"dataset.test": str(folder)})
+        runner.report_again(config, str(workdir))
+        known = [one["teacher_top1"] is not None for one in shown.pop().evaluations]
+        assert known
+        assert all(one == is_same for one in known)
+
+
+def test_a_stop_is_why_the_report_lost_its_images(finished, inputs, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "run")
+
+    def lose(run, *, between_batches):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # another thread hears it
+        raise LostInputError("gone")
+
+    monkeypatch.setattr(training, "write_report", lose)
+    with pytest.raises(StoppedError):
+        train(tiny_run.config(inputs), str(tmp_path / "run"))
+
+
+def test_where_lost_images_end_a_run_that_cannot_be_saved_they_are_why(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    def lose(self, **_):
+        raise LostInputError("gone")
+
+    def fail(self, state, **_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(Saving, "save_last", fail)
+    monkeypatch.setattr(training._Run, "_evaluate_epoch", lose)
+    with pytest.raises(LostInputError, match="gone"):
+        train(tiny_run.config(inputs), str(tmp_path / "run"))
+    assert capsys.readouterr().out.endswith("the disk is full\n")

@@ -47,14 +47,14 @@ class Budget:
                 self._changed.notify()
 
     def once_more(self, work: Callable[..., _T], *arguments: object) -> _T:
-        """What some work returns; where memory is short, of a second try when all units are free.
+        """What some work returns; where memory is short, of a second try after all units were free.
 
         The work may take units. What it returns is to be a matter of its arguments alone, not of
         what other threads hold at the time.
         """
-        try:
+        # Within an `except`, what the first try has made would be held until the second one ends.
+        with contextlib.suppress(MemoryError):
             return work(*arguments)
-        except MemoryError:
-            with self.taken(self.units):
-                pass
-            return work(*arguments)
+        with self.taken(self.units):
+            pass
+        return work(*arguments)

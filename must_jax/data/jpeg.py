@@ -1,17 +1,20 @@
-"""What a JPEG's markers say before its first scan."""
+"""What a JPEG's markers say of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 
-START, SCAN = b"\xff\xd8", b"\xff\xda"  # of a JPEG, and of each of its scans
+START, SCAN, _END = b"\xff\xd8", b"\xff\xda", 0xD9  # of a JPEG, and of each of its scans
 MAX_SCANS = 100  # progressive ones have ten or so, and their thumbnails too
 # To look through before the pixels, and bytes between two: fewer than Pillow has patience for.
 _MOST_SEGMENTS, _LONGEST_GAP = 1000, 1000
+_MOST_IN_ALL = 10_000  # segments, where some stand between scans
 
 # Whatever stands before a marker is passed over, as fill bytes are.
 _MARKER = re.compile(rb"\xff([^\0\xff])")
+# Restarts belong to scans, in which libjpeg may pass over markers that mean nothing.
+_MARKER_OR_SCAN = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _KINDS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of frames; the three are tables
 _BARE = {*range(0xD0, 0xD8)}  # without a length
@@ -40,10 +43,22 @@ def check_scans(data: bytes) -> None:
     """Refuses a JPEG that is decoded hundreds of times over: each scan takes all pixels' time.
 
     Raises:
-        ValueError: It has more than `MAX_SCANS`.
+        ValueError: It has more than `MAX_SCANS`, or thousands of segments.
     """
-    if data.startswith(START) and data.count(SCAN) > MAX_SCANS:
-        raise ValueError(f"more than {MAX_SCANS} scans")
+    # There may be far more by chance in what follows a picture, such as the video of a phone's.
+    if not data.startswith(START) or data.count(SCAN) <= MAX_SCANS:
+        return
+    scans, at = 0, len(START)
+    for _ in range(_MOST_IN_ALL):
+        found = _MARKER_OR_SCAN.search(data, at)
+        if found is None or found[1][0] == _END:
+            return
+        scans += found[0] == SCAN
+        if scans > MAX_SCANS:
+            raise ValueError(f"more than {MAX_SCANS} scans")
+        at = found.end()
+        at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    raise ValueError(f"more than {_MOST_IN_ALL:,} segments")
 
 
 def read_frame(data: bytes) -> Frame | None:

@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import multiprocessing.connection
 import os
+import queue
 import signal
 import threading
 from collections.abc import Mapping
@@ -24,8 +25,12 @@ def begin(known: Mapping[str, str], index: int = 0, count: int = 1) -> None:
     read.
     """
     patience.know(known)
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    threading.Thread(target=_give_up_when, args=(told,), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: patience.give_up())
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            # A handler may come between any two instructions of another: it takes no lock.
+            signal.signal(number, lambda number, frame: told.put(number))
     parent = multiprocessing.parent_process()
     if parent is not None:
         ends = functools.partial(_end_with, parent.sentinel)
@@ -33,10 +38,15 @@ def begin(known: Mapping[str, str], index: int = 0, count: int = 1) -> None:
 
 
 def give_up() -> None:
-    """Ends the patience of this process and of its workers."""
+    """Ends the patience of this process and of its workers; other children of it end."""
     patience.give_up()
     for worker in multiprocessing.active_children():
         worker.terminate()  # which `begin` takes for this, and ends one that has only just begun
+
+
+def _give_up_when(told: queue.SimpleQueue[int]) -> None:
+    told.get()
+    patience.give_up()
 
 
 def _end_with(sentinel: int) -> None:

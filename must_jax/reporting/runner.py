@@ -34,9 +34,10 @@ from must_jax.reporting.pictures import failed_images, reconstructions, thumbnai
 from must_jax.reporting.predictions import Predictions, predict_all
 from must_jax.reporting.report import Evaluation, NoReportError, Report
 from must_jax.reporting.statistics import least_sure, surest
+from must_jax.results import forget_others
 from must_jax.resume import IMAGES, read_state
 from must_jax.run_notes import RunNotes
-from must_jax.source_digest import names_digest
+from must_jax.source_digest import names_digest, test_images_digest
 from must_jax.state import Params
 
 PAGE = "report.html"
@@ -206,6 +207,7 @@ def report_again(config: ml_collections.ConfigDict, workdir: str) -> None:
     ):
         say(f"{train.path} has other images than the run had; those that failed are not named")
         notes = dataclasses.replace(notes, failed_records=[])
+    forget_others(notes, test=test_images_digest(test), zero_shot=notes.zero_shot)
     predictor = Predictor(experiment, mesh)
     run = FinishedRun(
         experiment=experiment,
