@@ -10,8 +10,7 @@ _BEGIN = """
 import os, signal, sys, time
 from must_jax.data import patience, worker
 
-if "nohup" in sys.argv:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if "nohup" in sys.argv else signal.SIG_DFL)
 worker.begin({})
 for number in map(int, sys.argv[1].split(",")):
     os.kill(os.getpid(), number)

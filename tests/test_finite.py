@@ -320,7 +320,9 @@ def test_a_step_without_masked_patches(grad_accumulation):
     _, metrics = step(state, _batch(num_masked=0))
     assert metrics["is_finite"]
     assert metrics["loss_mim"] == metrics["loss_align"] == 0
-    assert metrics["loss_self_train"] + metrics["loss_fair"] == metrics["loss"]
+    # To the rounding of the sum, which some processors do together with that of a product in it.
+    parts = metrics["loss_self_train"] + metrics["loss_fair"]
+    np.testing.assert_allclose(parts, metrics["loss"], rtol=2**-22)
 
 
 def test_a_model_without_numbers_is_right_about_no_image():

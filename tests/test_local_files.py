@@ -180,5 +180,5 @@ def test_members_of_archives(tmp_path):
         open_source(path).read(0)
     path.write_bytes(tar_of("a.png", size=0) + tar_of("a.cls", size=2**40))
     os.truncate(path, 2**41)
-    with pytest.raises(UserError, match=r"x\.tar:a: .*a\.cls: larger than 128 MiB"):
+    with pytest.raises(UserError, match=r"x\.tar:a: .*a\.cls: larger than 1 MiB"):
         open_source(path)

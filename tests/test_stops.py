@@ -14,6 +14,9 @@ from long_run import LONG, assert_same, begin, has_logged, run_undisturbed, wait
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
+# These tests may be under nohup themselves.
+_HEAR = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+
 
 @pytest.fixture(scope="module")
 def config(inputs):
@@ -30,7 +33,7 @@ def undisturbed(config, tmp_path_factory):
 def test_a_signal_to_the_group_leaves_the_workers_to_the_run(config, undisturbed, tmp_path, number):
     # One process that makes batches is slower than the steps: the run mostly waits for it.
     flags = ("--config.loader.num_workers=1", "--config.loader.num_threads=1")
-    process = begin(config, tmp_path / "run", *flags, start_new_session=True)
+    process = begin(config, tmp_path / "run", *flags, start_new_session=True, preexec_fn=_HEAR)
     wait_for(process, has_logged(tmp_path / "run", 21))
     os.killpg(process.pid, number)
     code, stdout, stderr = finish(process)
@@ -47,7 +50,7 @@ def test_a_signal_to_the_group_leaves_the_workers_to_the_run(config, undisturbed
     "numbers", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM, signal.SIGINT]]
 )
 def test_asked_to_stop_a_run_saves_and_goes_on_later(config, undisturbed, tmp_path, numbers):
-    process = begin(config, tmp_path / "run")
+    process = begin(config, tmp_path / "run", preexec_fn=_HEAR)
     wait_for(process, has_logged(tmp_path / "run", 21))
     asked = time.monotonic()
     for number in numbers:
