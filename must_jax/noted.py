@@ -166,6 +166,9 @@ def _contradiction(notes: dict[str, Any]) -> str | None:
             return f"probe.{name}: lists of other lengths"
         if not 0 <= max(one["predicted"], default=-1) < num_classes:
             return f"probe.{name}.predicted: other classes than there are"
+        # NaNs are those of a run that diverged.
+        if any(p < 0 or p > 1.01 for p in one["confidence"] + one["mean_probabilities"]):
+            return f"probe.{name}: probabilities out of their range"
     for one in notes.get("evaluations", ()):
         quality = one["quality"]
         parts = [quality[name] for name in ("zeroshot", "student", "teacher")]

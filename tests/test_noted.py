@@ -87,6 +87,8 @@ def test_notes_of_a_run_come_back():
         ("probe.teacher.predicted", [-1, -1, -1], "probe.teacher.predicted: other classes"),
         ("probe.zeroshot.mean_probabilities", [], "probe.zeroshot.mean_probabilities: "),
         ("probe.zeroshot.confidence.1", "x", "probe.zeroshot.confidence.1: "),
+        ("probe.zeroshot.confidence.1", 1.5, "probe.zeroshot: probabilities out of their range"),
+        ("probe.teacher.mean_probabilities", [-1e-9, 1.0], "probe.teacher: probabilities out of"),
         ("evaluations.0.step", -1, "evaluations.0.step: "),
         ("evaluations.0.teacher_top1", "high", "evaluations.0.teacher_top1: "),
         ("evaluations.0.alarms", ["unsure"], "evaluations.0.alarms: "),
