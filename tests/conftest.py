@@ -41,3 +41,30 @@ def inputs(tmp_path_factory):
     import tiny_run
 
     return tiny_run.write_all(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """The workdir of a finished run."""
+    import tiny_run
+
+    from must_jax.train import train
+
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny_run.config(inputs), str(workdir))
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of it."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """The workdir of the run of a module's `config`, which nothing disturbs."""
+    from long_run import run_undisturbed
+
+    return run_undisturbed(config, tmp_path_factory.mktemp("runs"))

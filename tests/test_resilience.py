@@ -12,7 +12,7 @@ import kills
 import pytest
 import tiny_run
 from commands import ROOT, finish, start, workers_of, write_config
-from long_run import LONG, assert_same, begin, has_logged, run_undisturbed, wait_for
+from long_run import LONG, assert_same, begin, has_logged, wait_for
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -20,11 +20,6 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def config(inputs):
     return write_config(inputs, **LONG)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    return run_undisturbed(config, tmp_path_factory.mktemp("runs"))
 
 
 def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path):

@@ -30,21 +30,6 @@ def best(epoch, top1, mean_per_class):
 EVALUATIONS = [evaluation(1, 0.5, 0.8), evaluation(2, 0.6, 0.6), evaluation(3, 0.6, 0.65)]
 
 
-@pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory):
-    """The workdir of a finished run."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    train(tiny_run.config(inputs), str(workdir))
-    return workdir
-
-
-@pytest.fixture
-def workdir(finished, tmp_path):
-    """A copy of it."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def notes_of(workdir, step):
     record = json.loads((workdir / "checkpoints" / str(step) / COMPLETE).read_text())
     return record["custom_metadata"]["notes"]

@@ -20,21 +20,6 @@ from must_jax.source_digest import labels_digest, names_digest
 from must_jax.train import train
 
 
-@pytest.fixture(scope="module")
-def finished(inputs, tmp_path_factory):
-    """The workdir of a finished run."""
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    train(tiny_run.config(inputs), str(workdir))
-    return workdir
-
-
-@pytest.fixture
-def workdir(finished, tmp_path):
-    """A copy of it."""
-    shutil.copytree(finished, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def as_by_an_earlier_version(workdir):
     """Leaves in the checkpoints' notes what they had before they told the config."""
     for file in workdir.glob(f"checkpoints/*/{COMPLETE}"):

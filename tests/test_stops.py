@@ -10,7 +10,7 @@ import time
 import pytest
 from commands import finish, write_config
 from forked_main import free_address
-from long_run import LONG, assert_same, begin, has_logged, run_undisturbed, wait_for
+from long_run import LONG, assert_same, begin, has_logged, wait_for
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -21,11 +21,6 @@ _HEAR = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
 @pytest.fixture(scope="module")
 def config(inputs):
     return write_config(inputs, **LONG)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    return run_undisturbed(config, tmp_path_factory.mktemp("runs"))
 
 
 # As a terminal's Ctrl-C and its end do, and a service manager's SIGTERM.

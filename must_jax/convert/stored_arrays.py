@@ -18,7 +18,8 @@ from must_jax.errors import UserError
 # What earlier versions wrote too. Of others, a chunk says itself how much memory it needs.
 _CODECS = {"bytes", "crc32c", "sharding_indexed", "zstd"}
 _MAX_DESCRIPTION = 2**16  # bytes that tell of an array; a thousand are usual
-# Bytes that a store's tree of names makes when it is unpacked: 128 KiB, or a few times that.
+# Bytes that a store's tree of names makes when it is unpacked, 128 KiB as a rule; beside those of
+# the arrays, which earlier versions compressed.
 _MAX_NODES = 2**26
 
 

@@ -13,8 +13,8 @@ _MOST_IN_ALL = 10_000  # segments, where some stand between scans
 
 # Whatever stands before a marker is passed over, as fill bytes are.
 _MARKER = re.compile(rb"\xff([^\0\xff])")
-# Restarts belong to scans, in which libjpeg may pass over markers that mean nothing.
-_MARKER_OR_SCAN = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+# Without restarts, which belong to scans, and what libjpeg may pass over in them.
+_MARKER_AFTER_SCAN = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _KINDS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # of frames; the three are tables
 _BARE = {*range(0xD0, 0xD8)}  # without a length
@@ -50,7 +50,7 @@ def check_scans(data: bytes) -> None:
         return
     scans, at = 0, len(START)
     for _ in range(_MOST_IN_ALL):
-        found = _MARKER_OR_SCAN.search(data, at)
+        found = _MARKER_AFTER_SCAN.search(data, at)
         if found is None or found[1][0] == _END:
             return
         scans += found[0] == SCAN
